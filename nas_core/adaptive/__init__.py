@@ -1,0 +1,36 @@
+"""SANAS: networks that choose their architecture anew at every step of a stream."""
+
+from nas_core.adaptive.baselines import DSCNN, BCResNet, as_trunk
+from nas_core.adaptive.controller import Controller, FixedController
+from nas_core.adaptive.engine import Decision, StreamingEngine, StreamTrace
+from nas_core.adaptive.network import AdaptiveNetwork, Step, Unrolled
+from nas_core.adaptive.training import (
+    SanasConfig,
+    SanasRun,
+    evaluate,
+    objective,
+    returns,
+    summarise,
+    train,
+)
+
+__all__ = [
+    "DSCNN",
+    "AdaptiveNetwork",
+    "BCResNet",
+    "Controller",
+    "Decision",
+    "FixedController",
+    "SanasConfig",
+    "SanasRun",
+    "Step",
+    "StreamTrace",
+    "StreamingEngine",
+    "Unrolled",
+    "as_trunk",
+    "evaluate",
+    "objective",
+    "returns",
+    "summarise",
+    "train",
+]

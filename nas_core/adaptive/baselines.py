@@ -1,0 +1,152 @@
+"""Static keyword spotters of later years, as one-edge super-networks for the same code."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from nas_core.audio.features import MFCC
+from nas_core.supernet import Edge, SuperNetwork
+
+
+class DSCNN(nn.Module):
+    """DS-CNN-S of Zhang et al., Hello Edge (2017): depthwise-separable convolutions on 49 × 10.
+
+    22,604 parameters once batch norm is folded (with 16,000 bytes of activations the 38.6 KB of
+    the paper) and 2,656,768 multiply-adds (5.4 M operations) with the classifier.
+
+    Args:
+        mfcc: of the maps; every 20 ms and the first ten coefficients are used. The paper takes
+            windows of 40 ms instead of 30 ms.
+    """
+
+    features = 64
+
+    def __init__(self, mfcc: MFCC | None = None):
+        super().__init__()
+        mfcc = mfcc or MFCC()
+        self.every = max(1, round(0.020 * mfcc.rate / mfcc.hop))
+        blocks: list[nn.Module] = [_same(1, 64, (10, 4), 2), *_norm(64)]
+        for _ in range(4):
+            blocks += [_same(64, 64, (3, 3), 1, groups=64), *_norm(64)]
+            blocks += [nn.Conv2d(64, 64, 1, bias=False), *_norm(64)]
+        self.body = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features `[B, 64]` of maps `[B, 1, F, n_mfcc]`."""
+        return self.body(x[:, :, self.every // 2 :: self.every, :10][:, :, :49])
+
+
+class BCResNet(nn.Module):
+    """BC-ResNet-1 of Kim et al., Broadcasted residual learning (2021), on 40 log-mel bands.
+
+    9,232 parameters with a classifier of 12 classes (the paper's 9.2 k). MFCCs with as many
+    coefficients as bands are turned back into log-mel energies by the transposed DCT.
+    """
+
+    features = 32
+    undo: Tensor
+
+    def __init__(self, mfcc: MFCC | None = None):
+        super().__init__()
+        mfcc = mfcc or MFCC()
+        if mfcc.n_mfcc != mfcc.n_mels:
+            raise ValueError("the DCT can only be undone when n_mfcc equals n_mels")
+        self.register_buffer("undo", mfcc.dct.T.contiguous(), persistent=False)
+        layers: list[nn.Module] = [
+            nn.Conv2d(1, 16, 5, (2, 1), 2, bias=False), nn.BatchNorm2d(16), nn.ReLU()
+        ]  # fmt: skip
+        inputs = 16
+        for stage, (count, channels) in enumerate(((2, 8), (2, 12), (4, 16), (4, 20))):
+            for i in range(count):
+                stride = 2 if stage in (1, 2) and i == 0 else 1
+                layers.append(_Broadcast(inputs, channels, stride, 2**stage))
+                inputs = channels
+        layers += [
+            nn.Conv2d(20, 20, 5, padding=(0, 2), groups=20, bias=False),
+            nn.Conv2d(20, 32, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        ]  # fmt: skip
+        self.body = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features `[B, 32]` of maps `[B, 1, F, n_mfcc]`."""
+        return self.body((x @ self.undo).transpose(2, 3))
+
+
+class _Broadcast(nn.Module):
+    """y = x + f2(x) + broadcast(f1(mean over frequency of f2(x))); no x where channels change."""
+
+    def __init__(self, inputs: int, channels: int, stride: int, dilation: int):
+        super().__init__()
+        self.same = inputs == channels
+        widen = [] if self.same else [
+            nn.Conv2d(inputs, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
+        ]  # fmt: skip
+        self.f2 = nn.Sequential(
+            *widen,
+            nn.Conv2d(channels, channels, (3, 1), (stride, 1), (1, 0), groups=channels, bias=False),
+            _SubSpectralNorm(channels),
+        )
+        self.f1 = nn.Sequential(
+            nn.Conv2d(
+                channels, channels, (1, 3), padding=(0, dilation), dilation=(1, dilation),
+                groups=channels, bias=False,
+            ),
+            nn.BatchNorm2d(channels), nn.SiLU(), nn.Conv2d(channels, channels, 1, bias=False),
+            nn.Dropout2d(0.1),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = self.f2(x)
+        out = wide + self.f1(wide.mean(2, keepdim=True))
+        return torch.relu(out + x if self.same else out)
+
+
+class _SubSpectralNorm(nn.Module):
+    """Batch norm of its own for each of five groups of neighbouring frequency bands."""
+
+    def __init__(self, channels: int, bands: int = 5):
+        super().__init__()
+        self.bands = bands
+        self.norm = nn.BatchNorm2d(channels * bands)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, f, t = x.shape
+        grouped = self.norm(x.reshape(b, c * self.bands, f // self.bands, t))
+        return grouped.reshape(b, c, f, t)
+
+
+class _SamePad(nn.Module):
+    """TensorFlow's `SAME` padding for a convolution with stride: ⌈size / stride⌉ outputs."""
+
+    def __init__(self, kernel: tuple[int, int], stride: int):
+        super().__init__()
+        self.kernel, self.stride = kernel, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        sides: list[int] = []
+        for size, k in zip(reversed(x.shape[2:]), reversed(self.kernel), strict=True):
+            out = -(-size // self.stride)
+            total = max(0, (out - 1) * self.stride + k - size)
+            sides += [total // 2, total - total // 2]
+        return pad(x, sides)
+
+
+def _same(
+    inputs: int, outputs: int, kernel: tuple[int, int], stride: int, groups: int = 1
+) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
+    return nn.Sequential(_SamePad(kernel, stride), conv)
+
+
+def _norm(channels: int) -> list[nn.Module]:
+    return [nn.BatchNorm2d(channels), nn.ReLU()]
+
+
+def as_trunk(body: DSCNN | BCResNet, mfcc: MFCC | None = None) -> SuperNetwork:
+    """A super-network whose only edge is `body`: static models run through the same code."""
+    shape = (1, *(mfcc or MFCC()).shape)
+    edge = Edge("input", "features", body, type(body).__name__, "body")
+    return SuperNetwork([edge], "input", "features", input_shape=shape, name=type(body).__name__)

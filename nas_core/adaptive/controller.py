@@ -1,0 +1,79 @@
+"""Who chooses the architecture of the next step: a recurrent controller, or nobody."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Controller(nn.Module):
+    """z_{t+1} = GRU(Φ_t, z_t), Γ_t = σ(h(z_t)) (thesis section 4.3.3).
+
+    Γ_t depends on what was heard *before* step t only. z_0 is learned.
+
+    Args:
+        features: size of Φ.
+        edges: number of modules to switch.
+        hidden: size of z.
+        bias: initial logit of every gate; 3 starts with γ ≈ 0.95.
+        blind: replace Φ by noise, the control experiment: it can learn how much to spend, not
+            when.
+    """
+
+    fixed: None = None
+
+    def __init__(
+        self, features: int, edges: int, *, hidden: int = 100, bias: float = 3.0, blind=False
+    ):
+        super().__init__()
+        self.recurrent = nn.GRUCell(features, hidden)
+        self.gates = nn.Linear(hidden, edges)
+        nn.init.constant_(self.gates.bias, bias)
+        self.initial = nn.Parameter(torch.zeros(hidden))
+        self.blind = blind
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds per step: three gates of the GRU, and the linear layer."""
+        hidden, features = self.recurrent.hidden_size, self.recurrent.input_size
+        return 3 * hidden * (features + hidden) + self.gates.weight.numel()
+
+    def start(self, batch: int) -> Tensor:
+        """z_0 `[B, hidden]`."""
+        return self.initial.expand(batch, -1)
+
+    def logits(self, state: Tensor) -> Tensor:
+        """log-odds of Γ `[B, E]`."""
+        return self.gates(state)
+
+    def step(self, features: Tensor, state: Tensor) -> Tensor:
+        """z_{t+1} from Φ_t and z_t."""
+        if self.blind:
+            features = torch.randn_like(features)
+        return self.recurrent(features, state)
+
+
+class FixedController(nn.Module):
+    """Always the same architecture, at no cost: a static network in the same code.
+
+    Args:
+        mask: bool `[E]`, edges that are on.
+    """
+
+    fixed: Tensor
+    macs = 0
+
+    def __init__(self, mask: Tensor):
+        super().__init__()
+        self.register_buffer("fixed", mask.clone())
+
+    def start(self, batch: int) -> Tensor:
+        """An empty state `[B, 0]`."""
+        return torch.zeros(batch, 0, device=self.fixed.device)
+
+    def logits(self, state: Tensor) -> Tensor:
+        """±30 `[B, E]`: certain to within float32."""
+        return (self.fixed * 60.0 - 30.0).expand(len(state), -1)
+
+    def step(self, features: Tensor, state: Tensor) -> Tensor:
+        return state

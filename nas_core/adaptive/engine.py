@@ -1,0 +1,127 @@
+"""Streaming inference: audio packets in, decisions out, only the chosen modules computed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from nas_core.adaptive.network import AdaptiveNetwork
+from nas_core.audio.detection import Recogniser, Smoothing
+from nas_core.audio.features import MFCC, StreamingMFCC
+from nas_core.audio.streams import Spoken
+
+
+class Decision(NamedTuple):
+    """What the engine says about one window."""
+
+    ms: float  # start of the window in the stream
+    posterior: np.ndarray  # float32 [C]
+    word: str | None  # detected at this step
+    mask: Tensor  # bool [E], architecture that was run
+    macs: int  # of this decision, controller included
+    seconds: float  # of computing since the last decision, features included
+
+
+class StreamingEngine:
+    """A keyword spotter for one endless stream.
+
+    Args:
+        model: trained; it is put into evaluation mode.
+        mfcc: the features it was trained with.
+        classes: names of the classes.
+    """
+
+    def __init__(
+        self,
+        model: AdaptiveNetwork,
+        mfcc: MFCC,
+        classes: Sequence[str],
+        smoothing: Smoothing | None = None,
+    ):
+        if model.classifier.out_features != len(classes):
+            raise ValueError(f"{len(classes)} class names for {model.classifier.out_features}")
+        self.model, self.mfcc = model.eval(), mfcc
+        self.features = StreamingMFCC(mfcc)
+        self.recogniser = Recogniser(classes, smoothing)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the stream: features, controller state, recogniser, clocks. Between files."""
+        self.features.reset()
+        self.recogniser.reset()
+        self.state = self.model.controller.start(1).detach()
+        self.samples = self.decisions = 0
+        self.busy = self._pending = 0.0
+
+    @torch.inference_mode()
+    def push(self, packet: Tensor) -> list[Decision]:
+        """Take samples float32 `[n]`, any n; a decision per completed window, often none."""
+        begin = time.perf_counter()
+        made = []
+        for features in self.features.push(packet):
+            step = self.model(features[None, None], self.state)
+            self.state = step.state
+            posterior = torch.softmax(step.logits[0], 0).numpy()
+            ms = self.decisions * self.mfcc.step * 1000 / self.mfcc.rate
+            word = self.recogniser.step(posterior, ms)
+            now = time.perf_counter()
+            seconds, self._pending, begin = self._pending + now - begin, 0.0, now
+            self.busy += seconds
+            macs = int(self.model.macs(step.mask[0]))
+            made.append(Decision(ms, posterior, word, step.mask[0], macs, seconds))
+            self.decisions += 1
+        self._pending += time.perf_counter() - begin
+        self.samples += len(packet)
+        return made
+
+    def run(self, audio: Tensor, packet: int = 320) -> StreamTrace:
+        """Feed a whole recording in packets (20 ms by default), from a fresh start."""
+        self.reset()
+        decisions = [d for part in audio.split(packet) for d in self.push(part)]
+        if not decisions:
+            raise ValueError(
+                f"a recording of {len(audio)} samples is shorter than one window of "
+                f"{self.mfcc.window}"
+            )
+        return StreamTrace(decisions, self.real_time_factor)
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of computing per second of audio: below 1 it keeps up."""
+        return (self.busy + self._pending) / max(1, self.samples) * self.mfcc.rate
+
+    @property
+    def ms_per_decision(self) -> float:
+        return 1000 * self.busy / max(1, self.decisions)
+
+
+class StreamTrace:
+    """All decisions on one recording, as arrays."""
+
+    def __init__(self, decisions: list[Decision], real_time_factor: float):
+        self.times_ms = np.array([d.ms for d in decisions])
+        self.posteriors = np.stack([d.posterior for d in decisions])  # [T, C]
+        self.masks = torch.stack([d.mask for d in decisions])  # bool [T, E]
+        self.macs = np.array([d.macs for d in decisions])
+        self.ms = 1000 * np.array([d.seconds for d in decisions])
+        self.found = [Spoken(d.word, d.ms) for d in decisions if d.word is not None]
+        self.real_time_factor = real_time_factor
+
+    def frame(self, classes: Sequence[str]) -> pd.DataFrame:
+        """One row per decision."""
+        columns = {name: self.posteriors[:, c] for c, name in enumerate(classes)}
+        words = dict((spoken.ms, spoken.word) for spoken in self.found)
+        return pd.DataFrame(
+            {
+                "ms": self.times_ms,
+                **columns,
+                "macs": self.macs,
+                "word": [words.get(ms) for ms in self.times_ms],
+            }
+        )

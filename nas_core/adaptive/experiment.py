@@ -1,0 +1,168 @@
+"""The comparison of chapter 07 on any corpus: static networks and SANAS in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from nas_core.adaptive.baselines import DSCNN, BCResNet, as_trunk
+from nas_core.adaptive.controller import Controller, FixedController
+from nas_core.adaptive.engine import StreamingEngine
+from nas_core.adaptive.network import AdaptiveNetwork
+from nas_core.adaptive.training import SanasConfig, SanasRun, evaluate, summarise, train
+from nas_core.audio import (
+    KEYWORDS,
+    MFCC,
+    Corpus,
+    Mixing,
+    StreamSet,
+    evaluation_stream,
+    load_speech_commands,
+    make_streams,
+    score,
+    synthetic_corpus,
+)
+from nas_core.spaces.keyword_cnn import keyword_cnn
+from nas_core.training import derived_seeds
+
+KINDS = ("base", "shortcuts", "sanas", "blind", "ds_cnn", "bc_resnet")
+
+
+@dataclass(frozen=True)
+class KeywordProblem:
+    """Corpus, features and streams of one experiment."""
+
+    corpus: Corpus
+    mfcc: MFCC
+    training: StreamSet
+    validation: StreamSet
+    testing: StreamSet
+
+
+def keyword_problem(
+    folder: str | Path | None = None,
+    *,
+    keywords: Sequence[str] = KEYWORDS,
+    speakers: int = 80,
+    sequences: tuple[int, int, int] = (2000, 300, 300),
+    mfcc: MFCC | None = None,
+    mixing: Mixing | None = None,
+    seed: int = 0,
+) -> KeywordProblem:
+    """Streams from a Speech Commands folder, or from synthesised words when `folder` is None.
+
+    Args:
+        speakers: of the synthesised words.
+        sequences: for training, validation and testing; about (24000, 3000, 3000) in the thesis.
+    """
+    if folder is None:
+        corpus = synthetic_corpus(speakers, keywords=tuple(keywords), seed=seed)
+    else:
+        corpus = load_speech_commands(folder, tuple(keywords), seed=seed)
+    mfcc = mfcc or MFCC()
+    streams = [
+        make_streams(corpus, split, count, mfcc=mfcc, mixing=mixing, seed=seed)
+        for split, count in zip(("training", "validation", "testing"), sequences, strict=True)
+    ]
+    return KeywordProblem(corpus, mfcc, *streams)
+
+
+def build(
+    kind: str,
+    problem: KeywordProblem,
+    *,
+    width: int = 64,
+    conv1: Sequence[int] = (20, 8),
+    conv2: Sequence[int] = (10, 4),
+    hidden: int = 100,
+    seed: int = 0,
+) -> AdaptiveNetwork:
+    """A model of the comparison.
+
+    Args:
+        kind: "base" (cnn-trad-fpool3), "shortcuts" (with everything on), "sanas", "blind" (a
+            controller that is fed noise), "ds_cnn" or "bc_resnet".
+        width, conv1, conv2: of the keyword CNN; its bottleneck and Φ shrink with the width.
+        hidden: size of the controller's state.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind {kind!r} is unknown; use one of {KINDS}")
+    torch.manual_seed(derived_seeds(seed, 1)[0])
+    if kind in ("ds_cnn", "bc_resnet"):
+        body: DSCNN | BCResNet = DSCNN(problem.mfcc) if kind == "ds_cnn" else BCResNet(problem.mfcc)
+        trunk = as_trunk(body, problem.mfcc)
+    else:
+        trunk = keyword_cnn(
+            shortcuts=kind != "base",
+            head=False,
+            width=width,
+            bottleneck=max(8, width // 2),
+            features=max(64, 2 * width),
+            conv1=(conv1[0], conv1[1]),
+            conv2=(conv2[0], conv2[1]),
+            input_shape=(1, *problem.mfcc.shape),
+        )
+    controller: Controller | FixedController
+    if kind in ("sanas", "blind"):
+        features = trunk.graph.shapes[trunk.graph.sink][0]
+        controller = Controller(features, trunk.num_edges, hidden=hidden, blind=kind == "blind")
+    else:
+        controller = FixedController(torch.ones(trunk.num_edges, dtype=torch.bool))
+    classes = len(problem.corpus.classes)
+    moments = problem.training.moments()
+    return AdaptiveNetwork(trunk, classes, controller, moments=moments)
+
+
+def compare(
+    problem: KeywordProblem,
+    models: Sequence[tuple[str, float]],
+    config: SanasConfig,
+    *,
+    stream_seconds: float = 0.0,
+    checkpoints: Path | None = None,
+    progress: bool | str = True,
+    **shape,
+) -> tuple[pd.DataFrame, dict[str, AdaptiveNetwork], dict[str, SanasRun]]:
+    """Train models by the same loop and measure them on validation, test and a long stream.
+
+    Args:
+        models: pairs (kind, λ); see `build`.
+        stream_seconds: length of the evaluation stream; none when 0.
+        shape: further arguments of `build`.
+
+    Returns:
+        a row per model, the models and the runs by name, e.g. "sanas λ=0.1".
+    """
+    rows, networks, runs = [], {}, {}
+    stream = evaluation_stream(problem.corpus, stream_seconds) if stream_seconds else None
+    for kind, lam in models:
+        name = f"{kind} λ={lam:g}" if kind in ("sanas", "blind") else kind
+        model = build(kind, problem, seed=config.seed, **shape)
+        file = checkpoints / f"{name}.pt" if checkpoints else None
+        run = train(
+            model,
+            problem.training,
+            problem.validation,
+            replace(config, lam=lam),
+            checkpoint=file,
+            progress=f"{name}" if progress else False,
+        )
+        row = {"model": name, "kind": kind, "lam": lam, "seed": config.seed}
+        row["validation_accuracy"] = run.history["accuracy"].iloc[-1]
+        row |= summarise(evaluate(model, problem.testing))
+        row |= {"full_macs": model.full_macs, "controller_macs": model.controller.macs}
+        if stream is not None:
+            trace = StreamingEngine(model, problem.mfcc, problem.corpus.classes).run(stream.audio)
+            s = score(trace.found, stream.truth, stream.seconds)
+            row |= s.percentages() | {
+                "false_alarms_per_hour": s.false_alarms_per_hour,
+                "false_reject_rate": s.false_reject_rate,
+                "stream_macs": float(trace.macs.mean()),
+            }
+        rows.append(row)
+        networks[name], runs[name] = model, run
+    return pd.DataFrame(rows), networks, runs

@@ -1,0 +1,169 @@
+"""A super-network unrolled over a stream, with another architecture at every step."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from nas_core.adaptive.controller import Controller, FixedController
+from nas_core.supernet import SuperNetwork
+
+
+class Unrolled(NamedTuple):
+    """What happened at each step; zero (False) where a sequence has ended."""
+
+    logits: Tensor  # [B, T, C], predictions
+    mask: Tensor  # bool [B, T, E], architectures, without dead ends
+    log_prob: Tensor  # [B, T], log P(A_t | z_t), differentiable
+    gamma: Tensor  # [B, T, E], Γ, detached
+
+
+class Step(NamedTuple):
+    """One step of a batch of streams."""
+
+    logits: Tensor  # [B, C]
+    mask: Tensor  # bool [B, E]
+    log_prob: Tensor  # [B]
+    gamma: Tensor  # [B, E]
+    state: Tensor  # [B, hidden], z of the next step
+
+
+class AdaptiveNetwork(nn.Module):
+    """f(x_t, E ∘ H_t) with H_t drawn from a controller that has heard x_1 … x_{t−1} (fig. 4.6).
+
+    Args:
+        trunk: super-network from a map to Φ, e.g. `keyword_cnn(head=False)`.
+        num_classes: of the linear classifier on Φ, which is always on.
+        controller: recurrent, or fixed for a static network; chosen freely when None.
+        moments: mean and deviation of each coefficient, to normalise the maps with; see
+            `StreamSet.moments`.
+    """
+
+    mean: Tensor
+    std: Tensor
+    edge_macs: Tensor
+
+    def __init__(
+        self,
+        trunk: SuperNetwork,
+        num_classes: int,
+        controller: Controller | FixedController | None = None,
+        *,
+        moments: tuple[Tensor, Tensor] | None = None,
+    ):
+        super().__init__()
+        shape = trunk.graph.shapes.get(trunk.graph.sink, ())
+        if len(shape) != 1 or trunk.input_shape is None:
+            raise ValueError(
+                f"{trunk.graph.name} gives {shape}; a trunk needs an input_shape and must end in "
+                "features [B, n], e.g. keyword_cnn(head=False)"
+            )
+        coefficients = trunk.input_shape[-1]
+        mean, std = moments or (torch.zeros(coefficients), torch.ones(coefficients))
+        self.trunk = trunk
+        self.classifier = nn.Linear(shape[0], num_classes)
+        self.controller = controller or Controller(shape[0], trunk.num_edges)
+        gates = self.controller.logits(self.controller.start(1)).shape[1]
+        if gates != trunk.num_edges:
+            raise ValueError(f"the controller has {gates} gates for {trunk.num_edges} edges")
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+        self.register_buffer("edge_macs", trunk.graph.macs.double(), persistent=False)
+
+    @property
+    def overhead(self) -> int:
+        """Multiply-adds of every step whatever the architecture: classifier and controller."""
+        return self.classifier.weight.numel() + self.controller.macs
+
+    @property
+    def full_macs(self) -> int:
+        """Multiply-adds of a step with everything on."""
+        return int(self.edge_macs.sum()) + self.overhead
+
+    def macs(self, mask: Tensor) -> Tensor:
+        """C(A) of masks without dead ends `[..., E]`, controller included; float64 `[...]`."""
+        return mask.double() @ self.edge_macs + self.overhead
+
+    def forward(self, x: Tensor, state: Tensor, *, draw: Tensor | None = None) -> Step:
+        """One step: choose, then listen.
+
+        Args:
+            x: `[B, 1, F, n_mfcc]`, maps of this step.
+            state: z_t `[B, hidden]`; `controller.start(B)` at first.
+            draw: uniform numbers `[B, E]` to sample H with; the most probable architecture
+                (γ > ½) when None.
+        """
+        scores = self.controller.logits(state)
+        gamma = torch.sigmoid(scores.detach())
+        wanted = gamma > 0.5 if draw is None else draw.to(gamma) < gamma
+        connected, drawn = self.trunk.graph.connected(wanted)
+        # An edge behind a gate that is closed is never drawn and has no part in P(A).
+        log_p = -binary_cross_entropy_with_logits(scores, connected.to(scores), reduction="none")
+        mask = self.trunk.graph.reachable(connected)
+        features = self._features(x, mask)
+        following = self.controller.step(features, state)
+        log_prob = (log_p * drawn).sum(1)
+        return Step(self.classifier(features), mask, log_prob, gamma, following)
+
+    def _features(self, x: Tensor, mask: Tensor) -> Tensor:
+        x = (x - self.mean) / self.std
+        return self.trunk(x, mask[0] if len(mask) == 1 else mask)
+
+    def unroll(
+        self, x: Tensor, length: Tensor, *, generator: torch.Generator | None = None
+    ) -> Unrolled:
+        """Run over sequences of maps.
+
+        Args:
+            x: `[B, T, 1, F, n_mfcc]`.
+            length: int64 `[B]`, number of real steps of each; the rest is never computed.
+            generator: to sample architectures with; the most probable ones when None.
+        """
+        batch, steps = x.shape[:2]
+        if self.controller.fixed is not None:
+            return self._static(x, length)
+        out = Unrolled(
+            x.new_zeros(batch, steps, self.classifier.out_features),
+            torch.zeros(batch, steps, self.trunk.num_edges, dtype=torch.bool, device=x.device),
+            x.new_zeros(batch, steps),
+            x.new_zeros(batch, steps, self.trunk.num_edges),
+        )
+        state = self.controller.start(batch)
+        rows = torch.arange(batch, device=x.device)
+        columns: list[tuple[Tensor, Step]] = []
+        for t in range(steps):
+            going = length[rows] > t
+            if not going.all():
+                rows, state = rows[going], state[going]
+            draw = None
+            if generator is not None:  # drawn for all, so that padding changes nothing
+                draw = torch.rand(batch, self.trunk.num_edges, generator=generator)
+                draw = draw.to(x.device)[rows]
+            step = self(x[rows, t], state, draw=draw)
+            state = step.state
+            columns.append((rows, step))
+        return Unrolled(*(_stack(columns, i, total) for i, total in enumerate(out)))
+
+    def _static(self, x: Tensor, length: Tensor) -> Unrolled:
+        """All steps of all sequences at once: nothing depends on the step before."""
+        batch, steps = x.shape[:2]
+        valid = torch.arange(steps, device=x.device) < length.unsqueeze(1)
+        step = self(x[valid], self.controller.start(int(valid.sum())))
+        filled = []
+        for value in step[:4]:
+            total = value.new_zeros(batch, steps, *value.shape[1:])
+            total[valid] = value
+            filled.append(total)
+        return Unrolled(*filled)
+
+
+def _stack(columns: list[tuple[Tensor, Step]], field: int, total: Tensor) -> Tensor:
+    """Put a field of each step into its column; rows that have ended stay zero."""
+    filled = []
+    for t, (rows, step) in enumerate(columns):
+        value = step[field]
+        filled.append(value if len(rows) == len(total) else total[:, t].index_copy(0, rows, value))
+    return torch.stack(filled, 1)

@@ -1,0 +1,60 @@
+"""Sound: features, files, words, streams with words in them, and the detection of words."""
+
+from nas_core.audio.corpus import KEYWORDS, Corpus, load_speech_commands, split_of, word_extent
+from nas_core.audio.detection import (
+    Recogniser,
+    Smoothing,
+    StreamScore,
+    detect,
+    score,
+    threshold_sweep,
+)
+from nas_core.audio.features import MFCC, StreamingMFCC
+from nas_core.audio.files import AudioFileError, read_all, read_audio
+from nas_core.audio.streams import (
+    EvaluationStream,
+    Mixing,
+    Spoken,
+    StreamSet,
+    evaluation_stream,
+    make_sequence,
+    make_streams,
+    read_truth,
+    window_labels,
+    word_share,
+    write_truth,
+)
+from nas_core.audio.synthesis import Speaker, say, synthetic_corpus
+
+__all__ = [
+    "KEYWORDS",
+    "MFCC",
+    "AudioFileError",
+    "Corpus",
+    "EvaluationStream",
+    "Mixing",
+    "Recogniser",
+    "Smoothing",
+    "Speaker",
+    "Spoken",
+    "StreamScore",
+    "StreamSet",
+    "StreamingMFCC",
+    "detect",
+    "evaluation_stream",
+    "load_speech_commands",
+    "make_sequence",
+    "make_streams",
+    "read_all",
+    "read_audio",
+    "read_truth",
+    "say",
+    "score",
+    "split_of",
+    "synthetic_corpus",
+    "threshold_sweep",
+    "window_labels",
+    "word_extent",
+    "word_share",
+    "write_truth",
+]

@@ -1,0 +1,158 @@
+"""A set of one-word clips with speakers, splits and background noises; Speech Commands' layout."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nas_core.audio.files import read_all, to_length
+
+RATE = 16_000
+BACKGROUND, UNKNOWN = "bg-noise", "unknown"
+KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
+NOISE_FOLDER = "_background_noise_"
+SPLITS = ("training", "validation", "testing")
+
+
+@dataclass
+class Corpus:
+    """Clips of one second with one word each.
+
+    `classes` is always `("bg-noise", "unknown", *keywords)`: class 0 is the absence of a word.
+    """
+
+    clips: Tensor  # int16 [N, 16000]
+    words: np.ndarray  # str [N], as spoken
+    speakers: np.ndarray  # str [N]
+    splits: np.ndarray  # str [N]: training, validation or testing; no speaker is in two of them
+    noises: list[Tensor]  # float32 [n], background recordings of any length
+    keywords: tuple[str, ...] = KEYWORDS
+    skipped: tuple[str, ...] = ()  # one message per unusable file
+
+    def __post_init__(self):
+        if not self.noises:
+            raise ValueError("a corpus needs at least one background noise")
+        if missing := sorted(set(self.keywords) - set(self.words)):
+            raise ValueError(f"no clip of the keywords {missing}; say which keywords to use")
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return (BACKGROUND, UNKNOWN, *self.keywords)
+
+    def clip(self, i: int) -> Tensor:
+        """float32 `[16000]` in −1…1."""
+        return self.clips[i].float() / 32768
+
+    def label(self, i: int) -> int:
+        """Number of the class of clip i: its keyword, or 1 for every other word."""
+        return 2 + self.keywords.index(self.words[i]) if self.words[i] in self.keywords else 1
+
+    def indices(self, split: str) -> np.ndarray:
+        """Numbers of the clips of a split."""
+        if split not in SPLITS:
+            raise ValueError(f"split {split!r} is unknown; use one of {SPLITS}")
+        return np.flatnonzero(self.splits == split)
+
+
+def speaker_of(filename: str) -> str:
+    """Speaker of a clip: the part of the file name before `_nohash_`."""
+    return re.sub(r"_nohash_.*$", "", Path(filename).stem)
+
+
+def split_of(filename: str, validation: float = 10.0, testing: float = 10.0) -> str:
+    """Split of a clip by the published rule: a hash of the speaker, stable as clips are added.
+
+    Args:
+        validation, testing: percentages.
+    """
+    if min(validation, testing) < 0 or validation + testing > 100:
+        raise ValueError(f"validation={validation} and testing={testing} must be percentages")
+    largest = 2**27 - 1
+    digest = int(hashlib.sha1(speaker_of(filename).encode()).hexdigest(), 16)
+    share = (digest % (largest + 1)) * (100.0 / largest)
+    if share < validation:
+        return "validation"
+    return "testing" if share < validation + testing else "training"
+
+
+def load_speech_commands(
+    folder: str | Path,
+    keywords: Sequence[str] = KEYWORDS,
+    *,
+    limit_per_word: int | None = None,
+    seed: int = 0,
+) -> Corpus:
+    """Read a folder with the layout of Speech Commands v0.01 or v0.02.
+
+    Splits come from `validation_list.txt` and `testing_list.txt` where both exist, else from the
+    published hash of the speaker.
+
+    Args:
+        folder: with one sub-folder per word and `_background_noise_`.
+        keywords: the words to spot; all others become `unknown`.
+        limit_per_word: keep a random choice of clips of each word.
+
+    Raises:
+        FileNotFoundError: when the folder or its background noises are missing.
+    """
+    folder = Path(folder)
+    noise_files = sorted((folder / NOISE_FOLDER).glob("*.wav"))
+    if not noise_files:
+        raise FileNotFoundError(
+            f"no {NOISE_FOLDER}/*.wav below {folder}: point to an unpacked Speech Commands folder "
+            "(the one that holds the folders yes, no, …)"
+        )
+    rng = np.random.default_rng(seed)
+    paths: list[Path] = []
+    for word in sorted(p for p in folder.iterdir() if p.is_dir() and p.name != NOISE_FOLDER):
+        files = sorted(word.glob("*.wav"))
+        if limit_per_word is not None and len(files) > limit_per_word:
+            files = [files[i] for i in sorted(rng.permutation(len(files))[:limit_per_word])]
+        paths += files
+    listed = _listed_splits(folder)
+    audio, kept, skipped = read_all(paths, RATE)
+    noises, _, skipped_noises = read_all(noise_files, RATE)
+    names = [f"{p.parent.name}/{p.name}" for p in kept]
+    return Corpus(
+        clips=as_int16([to_length(a, RATE) for a in audio]),
+        words=np.array([p.parent.name for p in kept]),
+        speakers=np.array([speaker_of(p.name) for p in kept]),
+        splits=np.array(
+            [listed.get(n, "training") if listed else split_of(n) for n in names], dtype=str
+        ),
+        noises=noises,
+        keywords=tuple(keywords),
+        skipped=(*skipped, *skipped_noises),
+    )
+
+
+def as_int16(clips: list[Tensor]) -> Tensor:
+    """int16 `[N, n]` of clips in −1…1, half the memory of float32 and no loss for 16-bit files."""
+    return torch.stack([(c * 32768).round().clamp(-32768, 32767).to(torch.int16) for c in clips])
+
+
+def word_extent(clip: Tensor, share: float = 0.98) -> tuple[int, int]:
+    """Samples (begin, end) that hold the central `share` of a clip's energy: the word's signal."""
+    energy = clip.double().square().cumsum(0)
+    if energy[-1] == 0:
+        return 0, len(clip)
+    tail = (1 - share) / 2 * energy[-1]
+    begin = int(torch.searchsorted(energy, tail))
+    return begin, int(torch.searchsorted(energy, energy[-1] - tail)) + 1
+
+
+def _listed_splits(folder: Path) -> dict[str, str]:
+    files = {s: folder / f"{s}_list.txt" for s in ("validation", "testing")}
+    if not all(path.is_file() for path in files.values()):
+        return {}
+    return {line: split for split, path in files.items() for line in path.read_text().split()}

@@ -1,0 +1,191 @@
+"""From posteriors to detected words, and how good they are (Warden 2018, thesis table 4.1)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from nas_core.audio.corpus import BACKGROUND, UNKNOWN
+from nas_core.audio.streams import Spoken
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """Settings of TensorFlow's `recognize_commands`."""
+
+    average_ms: float = 500.0  # posteriors are averaged over this time
+    threshold: float = 0.7  # an averaged posterior must exceed it
+    suppression_ms: float = 1500.0  # no second detection within this time
+    minimum_count: int = 3  # posteriors needed before anything is detected
+
+
+class Recogniser:
+    """Turns posteriors, one step at a time, into detections; keeps state: `reset` between files."""
+
+    def __init__(self, classes: Sequence[str], smoothing: Smoothing | None = None):
+        self.classes = tuple(classes)
+        self.smoothing = smoothing or Smoothing()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything heard so far."""
+        self.recent: deque[tuple[float, np.ndarray]] = deque()
+        self.top, self.top_ms = BACKGROUND, -np.inf
+
+    def step(self, posterior: np.ndarray, ms: float) -> str | None:
+        """The word that is detected at time `ms`, or None; background is never a detection.
+
+        Args:
+            posterior: `[C]`, non-negative.
+            ms: start of the window; must not go back.
+        """
+        s = self.smoothing
+        if len(posterior) != len(self.classes):
+            raise ValueError(f"{len(posterior)} posteriors for {len(self.classes)} classes")
+        if self.recent and ms < self.recent[-1][0]:
+            raise ValueError(
+                f"time went back from {self.recent[-1][0]} to {ms} ms; reset() between files"
+            )
+        self.recent.append((ms, np.asarray(posterior, dtype=float)))
+        while self.recent[0][0] < ms - s.average_ms:
+            self.recent.popleft()
+        span = ms - self.recent[0][0]
+        if len(self.recent) < s.minimum_count or span < s.average_ms / 4:
+            return None
+        average = np.mean([p for _, p in self.recent], 0)
+        best = int(average.argmax())
+        word = self.classes[best]
+        since = np.inf if self.top == BACKGROUND else ms - self.top_ms
+        if average[best] <= s.threshold or word == self.top or since <= s.suppression_ms:
+            return None
+        self.top, self.top_ms = word, ms
+        return None if word == BACKGROUND else word
+
+
+def detect(
+    posteriors: np.ndarray,
+    times_ms: Iterable[float],
+    classes: Sequence[str],
+    smoothing: Smoothing | None = None,
+) -> list[Spoken]:
+    """Detections of one file from posteriors `[T, C]`."""
+    recogniser = Recogniser(classes, smoothing)
+    found = []
+    for posterior, ms in zip(posteriors, times_ms, strict=True):
+        if (word := recogniser.step(posterior, ms)) is not None:
+            found.append(Spoken(word, ms))
+    return found
+
+
+@dataclass(frozen=True)
+class StreamScore:
+    """Counts over one or more streams; add scores of files with `+`."""
+
+    words: int  # in the ground truth
+    correct: int
+    wrong: int  # something else was detected where a word is
+    false_alarms: int  # detections where no word is
+    keywords: int  # words in the ground truth that are keywords
+    keywords_heard: int  # of these, correctly detected
+    keyword_alarms: int  # detected keywords that were not said
+    hours: float
+
+    @property
+    def matched(self) -> int:
+        """Always correct + wrong: each ground-truth word takes at most one detection."""
+        return self.correct + self.wrong
+
+    @property
+    def false_alarms_per_hour(self) -> float:
+        """What an owner of the device notices: keywords heard that nobody said, per hour."""
+        return self.keyword_alarms / self.hours
+
+    @property
+    def false_reject_rate(self) -> float:
+        """Share of spoken keywords that were not recognised as such."""
+        return 1 - self.keywords_heard / self.keywords if self.keywords else 0.0
+
+    def percentages(self) -> dict[str, float]:
+        """matched, correct, wrong, false_alarm in % of the ground-truth words (table 4.1)."""
+        whole = max(1, self.words)
+        counts = {
+            "matched": self.matched, "correct": self.correct,
+            "wrong": self.wrong, "false_alarm": self.false_alarms,
+        }  # fmt: skip
+        return {name: 100 * count / whole for name, count in counts.items()}
+
+    def __add__(self, other: StreamScore) -> StreamScore:
+        return StreamScore(
+            **{name: value + getattr(other, name) for name, value in vars(self).items()}
+        )
+
+
+def score(
+    found: Sequence[Spoken],
+    truth: Sequence[Spoken],
+    seconds: float,
+    tolerance_ms: float = 750.0,
+) -> StreamScore:
+    """Compare detections with the ground truth of one stream.
+
+    In order of time each detection takes the earliest ground-truth word within the tolerance that
+    no detection has taken yet: with the same word it is correct, else wrong; without any it is a
+    false alarm. TensorFlow counts a second detection of a word as wrong but not as matched, which
+    breaks matched = correct + wrong; here it is a false alarm.
+    """
+    truth = sorted(truth, key=lambda spoken: spoken.ms)
+    taken: set[int] = set()
+    correct = wrong = false_alarms = heard = keyword_alarms = 0
+    for word, ms in sorted(found, key=lambda spoken: spoken.ms):
+        near = (
+            k
+            for k, spoken in enumerate(truth)
+            if k not in taken and abs(spoken.ms - ms) <= tolerance_ms
+        )
+        k = next(near, None)
+        right = k is not None and truth[k].word == word
+        if k is None:
+            false_alarms += 1
+        else:
+            taken.add(k)
+            correct, wrong = correct + right, wrong + (not right)
+        if word != UNKNOWN:
+            heard, keyword_alarms = heard + right, keyword_alarms + (not right)
+    return StreamScore(
+        words=len(truth),
+        correct=correct,
+        wrong=wrong,
+        false_alarms=false_alarms,
+        keywords=sum(spoken.word != UNKNOWN for spoken in truth),
+        keywords_heard=heard,
+        keyword_alarms=keyword_alarms,
+        hours=seconds / 3600,
+    )
+
+
+def threshold_sweep(
+    posteriors: np.ndarray,
+    times_ms: Sequence[float],
+    classes: Sequence[str],
+    truth: Sequence[Spoken],
+    seconds: float,
+    thresholds: Sequence[float] = tuple(np.linspace(0.2, 0.98, 27)),
+) -> pd.DataFrame:
+    """One row per detection threshold: table 4.1's percentages, alarms per hour, reject rate."""
+    rows = []
+    for threshold in thresholds:
+        found = detect(posteriors, times_ms, classes, Smoothing(threshold=float(threshold)))
+        s = score(found, truth, seconds)
+        rows.append(
+            {
+                "threshold": float(threshold),
+                **s.percentages(),
+                "false_alarms_per_hour": s.false_alarms_per_hour,
+                "false_reject_rate": s.false_reject_rate,
+            }
+        )
+    return pd.DataFrame(rows)

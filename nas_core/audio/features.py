@@ -1,0 +1,233 @@
+"""From a waveform to MFCC maps, for whole clips and packet by packet (thesis section 4.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from torchaudio.functional import create_dct, melscale_fbanks
+
+# Matrix products of different heights may round differently in the last bit. All frames are
+# therefore computed in blocks of one constant shape, whoever asks for how many: this is what
+# makes the features of a stream equal to those of a file, bit by bit.
+_BLOCK = 32
+_FLOOR = 1e-6  # added to the mel energies, so that digital silence has a logarithm
+
+
+class Stages(NamedTuple):
+    """What each step of the pipeline makes of a clip; F frames."""
+
+    frames: Tensor  # [F, n_fft], cut out, centred on multiples of hop, and tapered
+    power: Tensor  # [F, n_fft // 2 + 1], periodogram |X|²
+    mel: Tensor  # [F, n_mels], energies behind triangular filters
+    log_mel: Tensor  # [F, n_mels], natural logarithm
+    mfcc: Tensor  # [F, n_mfcc], orthonormal DCT-II
+
+
+@dataclass(frozen=True)
+class MFCC:
+    """Mel-frequency cepstral coefficients; the defaults give 101 × 40 per second.
+
+    Frames are centred (frame i is centred on sample `i · hop`) and the signal is mirrored at the
+    ends of the window, as `torch.stft` and librosa do.
+    """
+
+    rate: int = 16_000  # samples per second
+    n_fft: int = 480  # samples per frame: 30 ms
+    hop: int = 160  # samples from frame to frame: 10 ms
+    n_mels: int = 40
+    n_mfcc: int = 40
+    low: float = 20.0  # Hz, lower end of the first filter
+    high: float = 4_000.0  # Hz, upper end of the last filter
+    window: int = 16_000  # samples per map: one second
+    step: int = 3_200  # samples from map to map in a stream: 200 ms
+
+    def __post_init__(self):
+        if self.n_fft % 2 or self.window % self.hop or self.step % self.hop:
+            raise ValueError(
+                f"n_fft={self.n_fft} must be even, and window={self.window} and step={self.step} "
+                f"must be multiples of hop={self.hop}"
+            )
+        if not 0 <= self.low < self.high <= self.rate / 2:
+            raise ValueError(
+                f"filters from {self.low} to {self.high} Hz do not fit 0…{self.rate / 2} Hz"
+            )
+        if self.n_mfcc > self.n_mels:
+            raise ValueError(f"n_mfcc={self.n_mfcc} exceeds n_mels={self.n_mels}")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(frames, coefficients) of one map."""
+        return self.window // self.hop + 1, self.n_mfcc
+
+    @property
+    def margin(self) -> int:
+        """Number of frames at each end of a map that reach beyond it and need the mirror."""
+        return -(-self.n_fft // 2 // self.hop)
+
+    @cached_property
+    def taper(self) -> Tensor:
+        """Hann window `[n_fft]`."""
+        return torch.hann_window(self.n_fft)
+
+    @cached_property
+    def filters(self) -> Tensor:
+        """Triangular mel filters `[n_fft // 2 + 1, n_mels]` (HTK scale, height 1)."""
+        return melscale_fbanks(self.n_fft // 2 + 1, self.low, self.high, self.n_mels, self.rate)
+
+    @cached_property
+    def dct(self) -> Tensor:
+        """`[n_mels, n_mfcc]`, orthonormal: for n_mfcc = n_mels its transpose undoes it."""
+        return create_dct(self.n_mfcc, self.n_mels, "ortho")
+
+    def stages(self, clip: Tensor) -> Stages:
+        """Every stage for a clip `[n]` of any length of at least `n_fft // 2 + 1` samples."""
+        parts = [self._block(rows) for rows in self._blocks(self._cut(self._mirrored(clip)))]
+        count = len(clip) // self.hop + 1
+        return Stages(*(torch.cat(stage)[:count] for stage in zip(*parts, strict=True)))
+
+    def __call__(self, clip: Tensor) -> Tensor:
+        """Map `[F, n_mfcc]` of a clip `[n]`; F = 101 for one second."""
+        return self._rows(self._cut(self._mirrored(clip)))
+
+    def num_windows(self, samples: int) -> int:
+        """Number of whole windows in a stream of this many samples."""
+        return max(0, (samples - self.window) // self.step + 1)
+
+    def windows(self, stream: Tensor) -> Tensor:
+        """Maps `[T, F, n_mfcc]` of the windows of a stream `[n]`, one every `step` samples.
+
+        Each equals `self(window)` bit by bit, but frames that windows share are computed once;
+        see `shared_frames`.
+        """
+        inner, edges = self.shared_frames(stream)
+        return assemble(inner.unsqueeze(0), edges.unsqueeze(0), self)[0]
+
+    def shared_frames(self, stream: Tensor) -> tuple[Tensor, Tensor]:
+        """The frames behind `windows` without repetition.
+
+        Returns:
+            inner `[M, n_mfcc]`: frames that lie within the stream, the first at sample
+            `margin · hop`; edges `[T, 2 · margin, n_mfcc]`: the mirrored ones of each window.
+        """
+        count, margin = self.num_windows(len(stream)), self.margin
+        _check_audio(stream)
+        if not count:
+            raise ValueError(
+                f"a stream of {len(stream)} samples is shorter than one window of {self.window}"
+            )
+        used = (count - 1) * self.step + self.window
+        first = margin * self.hop - self.n_fft // 2
+        inner = self._rows(stream[first:used].unfold(0, self.n_fft, self.hop))
+        windows = stream[:used].unfold(0, self.window, self.step)
+        return inner, self._rows(self._edge_frames(windows)).view(count, 2 * margin, -1)
+
+    def _edge_frames(self, windows: Tensor) -> Tensor:
+        """Mirrored frames `[T · 2 · margin, n_fft]` at both ends of windows `[T, window]`."""
+        half = self.n_fft // 2
+        span = (self.margin - 1) * self.hop + half + 1  # samples that the frames of one end touch
+        head = pad(windows[:, :span], (half, 0), mode="reflect")
+        tail = pad(windows[:, -span:], (0, half), mode="reflect")[:, 1:]
+        ends = [end.unfold(1, self.n_fft, self.hop) for end in (head, tail)]
+        return torch.cat(ends, 1).flatten(0, 1)
+
+    def _mirrored(self, clip: Tensor) -> Tensor:
+        _check_audio(clip)
+        half = self.n_fft // 2
+        if len(clip) <= half:
+            raise ValueError(f"a clip of {len(clip)} samples is too short; need {half + 1} or more")
+        return pad(clip.view(1, 1, -1), (half, half), mode="reflect").flatten()
+
+    def _cut(self, padded: Tensor) -> Tensor:
+        return padded.unfold(0, self.n_fft, self.hop)
+
+    def _blocks(self, frames: Tensor):
+        for start in range(0, len(frames), _BLOCK):
+            rows = frames[start : start + _BLOCK]
+            if len(rows) < _BLOCK:
+                rows = torch.cat([rows, rows.new_zeros(_BLOCK - len(rows), self.n_fft)])
+            yield rows
+
+    def _block(self, frames: Tensor) -> Stages:
+        tapered = frames * self.taper
+        spectrum = torch.fft.rfft(tapered)
+        power = spectrum.real.square() + spectrum.imag.square()
+        mel = power @ self.filters
+        log_mel = torch.log(mel + _FLOOR)
+        return Stages(tapered, power, mel, log_mel, log_mel @ self.dct)
+
+    def _rows(self, frames: Tensor) -> Tensor:
+        """MFCC `[F, n_mfcc]` of frames `[F, n_fft]`."""
+        rows = [self._block(block).mfcc for block in self._blocks(frames)]
+        return torch.cat(rows)[: len(frames)]
+
+
+def assemble(inner: Tensor, edges: Tensor, mfcc: MFCC) -> Tensor:
+    """Maps `[B, T, F, n_mfcc]` from shared frames `[B, M, n_mfcc]`, `[B, T, 2 · margin, n_mfcc]`.
+
+    Frames missing at the end of shorter streams are zero in all inputs.
+    """
+    count, margin = edges.shape[1], mfcc.margin
+    size, step = mfcc.shape[0] - 2 * margin, mfcc.step // mfcc.hop
+    index = torch.arange(count).unsqueeze(1) * step + torch.arange(size)
+    middle = inner[:, index.to(inner.device)]
+    return torch.cat([edges[:, :, :margin], middle, edges[:, :, margin:]], 2)
+
+
+class StreamingMFCC:
+    """The maps of a stream that arrives in packets of any size; bit-equal to `MFCC.windows`.
+
+    Per map only the frames of the last `step` and the mirrored ones are computed.
+    """
+
+    def __init__(self, mfcc: MFCC | None = None):
+        self.mfcc = mfcc or MFCC()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the stream so far; needed between files."""
+        self.audio = torch.zeros(0)  # from sample `start` on
+        self.start = 0
+        self.inner: list[Tensor] = []  # blocks of frames of the current window
+        self.next_frame = self.mfcc.margin
+        self.next_window = 0
+
+    def push(self, packet: Tensor) -> list[Tensor]:
+        """Take samples `[n]`, give the maps `[F, n_mfcc]` that they complete (often none)."""
+        _check_audio(packet)
+        m = self.mfcc
+        self.audio = torch.cat([self.audio, packet])
+        maps = []
+        while self.start + len(self.audio) >= self.next_window + m.window:
+            maps.append(self._map())
+        return maps
+
+    def _map(self) -> Tensor:
+        m = self.mfcc
+        begin, end = self.next_window, self.next_window + m.window
+        # A frame is due when it lies within the window, i.e. is not one of the mirrored ones.
+        last = end // m.hop - m.margin
+        first_sample = self.next_frame * m.hop - m.n_fft // 2 - self.start
+        due = self.audio[first_sample : last * m.hop + m.n_fft // 2 - self.start]
+        self.inner.append(m._rows(due.unfold(0, m.n_fft, m.hop)))
+        self.next_frame = last + 1
+        frames = torch.cat(self.inner)[-(m.shape[0] - 2 * m.margin) :]
+        window = self.audio[begin - self.start : end - self.start]
+        edges = m._rows(m._edge_frames(window.unsqueeze(0)))
+        self.inner = [frames]
+        self.next_window += m.step
+        keep = min(self.next_window, self.next_frame * m.hop - m.n_fft // 2)
+        self.audio, self.start = self.audio[keep - self.start :], keep
+        return torch.cat([edges[: m.margin], frames, edges[m.margin :]])
+
+
+def _check_audio(audio: Tensor) -> None:
+    if audio.dim() != 1 or audio.dtype != torch.float32:
+        raise ValueError(
+            f"audio must be float32 [samples] (mono), got {audio.dtype} {list(audio.shape)}; "
+            "files.read_audio gives that"
+        )

@@ -1,0 +1,304 @@
+"""Seven small families of images that stand in for CTrL's seven data sets (spec section 3.2).
+
+The relations are those of the originals: real handwritten digits; the same digits on coloured
+backgrounds; digits in the wild (coloured, cluttered); silhouettes of clothes; textures; coloured
+objects with ten classes and with many. Everything is drawn by batched tensor arithmetic and is a
+pure function of the arguments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor
+from torch.nn.functional import grid_sample, interpolate
+
+SPLITS = ("train", "val", "test")
+DIGITS = tuple("0123456789")
+SHAPES = ("disc", "square", "triangle", "ring", "cross", "star", "moon", "hourglass", "bars", "el")
+HUES = ("red", "yellow", "green", "blue", "violet")
+CLOTHES = (
+    "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot",
+)  # fmt: skip
+TEXTURES = (
+    "banded", "striped", "diagonal", "chequered", "dotted", "ringed", "grainy", "blotchy",
+    "meshed", "zigzagged",
+)  # fmt: skip
+# Background colours of the rainbow digits, RGB in [0, 1].
+RAINBOW = (
+    (0.85, 0.10, 0.10), (0.95, 0.55, 0.05), (0.80, 0.75, 0.05), (0.10, 0.60, 0.15),
+    (0.05, 0.60, 0.70), (0.10, 0.20, 0.80), (0.55, 0.10, 0.65),
+)  # fmt: skip
+
+CLASSES: dict[str, tuple[str, ...]] = {
+    "digits": DIGITS,
+    "rainbow_digits": DIGITS,
+    "wild_digits": DIGITS,
+    "clothes": CLOTHES,
+    "textures": TEXTURES,
+    "objects": SHAPES,
+    "many_objects": tuple(f"{hue} {shape}" for shape in SHAPES for hue in HUES),
+}
+
+
+def draw_family(
+    family: str, per_class: int, *, size: int = 32, split: str = "train", seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """`per_class` images of every class of a family; rainbow digits wait to be `paint`ed.
+
+    Splits never share a handwritten digit nor a random draw.
+
+    Args:
+        family: a key of `CLASSES`.
+        size: side of the images in pixels, 8 to 64.
+
+    Returns:
+        images uint8 `[N, 3, size, size]` and labels int64 `[N]`, classes in turn.
+    """
+    if family not in CLASSES:
+        raise ValueError(f"family {family!r} is unknown; choose one of {', '.join(CLASSES)}")
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
+    if not 8 <= size <= 64:
+        raise ValueError(f"size is {size}; images have 8 to 64 pixels a side")
+    digest = hashlib.sha256(f"{family}/{split}/{seed}".encode()).digest()
+    g = torch.Generator().manual_seed(int.from_bytes(digest[:6], "little"))
+    y = torch.arange(len(CLASSES[family])).repeat(per_class)
+    x = _DRAW[family](y, size, split, g)
+    return (x.clamp(0, 1) * 255).round().to(torch.uint8), y
+
+
+def paint(digits: Tensor, background: int) -> Tensor:
+    """White digits (uint8 `[N, 3, H, W]`) on one of the seven colours of `RAINBOW`."""
+    if not 0 <= background < len(RAINBOW):
+        raise ValueError(f"background is {background}; there are colours 0…{len(RAINBOW) - 1}")
+    ground = torch.tensor(RAINBOW[background])
+    ink = torch.arange(256).view(-1, 1) / 255
+    palette = ((ground + ink * (1 - ground)) * 255).round().to(torch.uint8)  # [256, 3]
+    return torch.stack([palette[:, c][digits[:, c].long()] for c in range(3)], 1)
+
+
+# ---------------------------------------------------------------- handwritten digits
+
+
+@lru_cache
+def _digit_bank() -> dict[str, list[Tensor]]:
+    """Per split and class the 8×8 digits of scikit-learn, `[n, 8, 8]` in [0, 1]."""
+    raw = load_digits()
+    images = torch.from_numpy(raw.images).float() / 16
+    labels = torch.from_numpy(raw.target)
+    bank: dict[str, list[Tensor]] = {split: [] for split in SPLITS}
+    for c in range(10):
+        own = images[labels == c]
+        own = own[torch.randperm(len(own), generator=torch.Generator().manual_seed(c))]
+        cut = [round(len(own) * part) for part in (0.6, 0.8)]  # 60 / 20 / 20 % of about 180
+        for split, part in zip(SPLITS, own.tensor_split(cut), strict=True):
+            bank[split].append(part)
+    return bank
+
+
+def _strokes(y: Tensor, size: int, split: str, g: torch.Generator, spread: float = 1.0) -> Tensor:
+    """Ink of one digit per label `[N, size, size]`, moved, turned and scaled a little."""
+    bank = _digit_bank()[split]
+    ink = torch.empty(len(y), 8, 8)
+    for c in range(10):
+        rows = (y == c).nonzero().flatten()
+        # Every digit once before any is used twice.
+        rounds = -(-len(rows) // len(bank[c]))
+        order = torch.cat([torch.randperm(len(bank[c]), generator=g) for _ in range(rounds)])
+        ink[rows] = bank[c][order[: len(rows)]]
+    turn = (torch.rand(len(y), generator=g) - 0.5) * 0.3 * spread
+    scale = 1.0 + (torch.rand(len(y), generator=g) - 0.5) * 0.2 * spread
+    shift = (torch.rand(len(y), 2, 1, generator=g) - 0.5) * 0.25 * spread
+    rotation = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], 1).view(-1, 2, 2)
+    theta = torch.cat([rotation * scale.view(-1, 1, 1) * 1.15, shift], 2)
+    grid = torch.nn.functional.affine_grid(theta, [len(y), 1, size, size], align_corners=False)
+    return grid_sample(ink.unsqueeze(1), grid, align_corners=False).squeeze(1)
+
+
+def _digits(y: Tensor, size: int, split: str, g: torch.Generator) -> Tensor:
+    return _strokes(y, size, split, g).unsqueeze(1).expand(-1, 3, -1, -1)
+
+
+def _wild(y: Tensor, size: int, split: str, g: torch.Generator) -> Tensor:
+    """A digit between the halves of two others, in two random colours, under noise."""
+    n = len(y)
+    ink = _strokes(y, size, split, g, 1.5)
+    sides = _strokes(torch.randint(10, (2 * n,), generator=g), size, split, g, 1.5)
+    left, right = sides.view(2, n, size, size).unbind()
+    off = round(0.72 * size)
+    ink = torch.maximum(ink, 0.8 * torch.cat([left[:, :, off:], 0 * left[:, :, :off]], 2))
+    ink = torch.maximum(ink, 0.8 * torch.cat([0 * right[:, :, :off], right[:, :, :-off]], 2))
+    colours = torch.rand(n, 2, 3, 1, 1, generator=g)
+    weak = (colours[:, 0] - colours[:, 1]).abs().amax(1, keepdim=True) < 0.35
+    front = torch.where(weak, (colours[:, 0] + 0.5) % 1, colours[:, 0])
+    x = colours[:, 1] + ink.unsqueeze(1) * (front - colours[:, 1])
+    slope = torch.linspace(-0.15, 0.15, size) * (torch.rand(n, 1, generator=g) * 2 - 1)
+    return x + slope.view(n, 1, 1, size) + 0.06 * torch.randn(n, 3, size, size, generator=g)
+
+
+# ---------------------------------------------------------------- drawn by formula
+
+
+def _plane(n: int, size: int, g: torch.Generator, turn: float, low: float, high: float, move=0.25):
+    """Coordinates u, v `[n, size, size]` of randomly turned, scaled and moved objects."""
+    line = (torch.arange(size) + 0.5) / size * 2 - 1
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    r = torch.rand(4, n, 1, 1, generator=g) * 2 - 1
+    angle, scale = r[0] * turn, low + (r[1] + 1) / 2 * (high - low)
+    x, y = x - r[2] * move, y - r[3] * move
+    return (x * angle.cos() + y * angle.sin()) / scale, (y * angle.cos() - x * angle.sin()) / scale
+
+
+def _soft(inside: Tensor, size: int) -> Tensor:
+    """Anti-aliased indicator of `inside > 0`."""
+    return (inside * size / 3 + 0.5).clamp(0, 1)
+
+
+def _shape(k: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """Signed distance-like field of shape k (number in `SHAPES`): positive inside."""
+    r, angle = (u * u + v * v).sqrt(), torch.atan2(v, u)
+    box = torch.maximum(u.abs(), v.abs())
+    fields = [
+        lambda: 0.8 - r,
+        lambda: 0.72 - box,
+        lambda: torch.minimum(0.6 - v, (v + 0.9) * 0.5 - u.abs() * 0.87),
+        lambda: 0.22 - (r - 0.65).abs(),
+        lambda: torch.maximum(
+            torch.minimum(0.25 - u.abs(), 0.85 - v.abs()),
+            torch.minimum(0.25 - v.abs(), 0.85 - u.abs()),
+        ),
+        lambda: 0.58 + 0.3 * torch.cos(5 * angle) - r,
+        lambda: torch.minimum(0.85 - r, ((u - 0.4) ** 2 + v * v).sqrt() - 0.62),
+        lambda: torch.minimum(0.85 - v.abs(), v.abs() * 0.9 + 0.08 - u.abs()),
+        lambda: torch.minimum(0.8 - box, 0.16 - ((v + 1.6) % 0.64 - 0.32).abs()),
+        lambda: torch.minimum(0.8 - box, torch.maximum(-0.25 - u, v - 0.3)),
+    ]
+    out = torch.empty_like(u)
+    for i, field in enumerate(fields):
+        rows = k == i
+        out[rows] = field()[rows]
+    return out
+
+
+def _hue(h: Tensor, value: Tensor, pale: Tensor) -> Tensor:
+    """RGB `[N, 3, 1, 1]` of hue h in turns, brightness and paleness (all `[N]`)."""
+    k = (h.view(-1, 1) * 6 + torch.tensor([5.0, 3.0, 1.0])) % 6
+    pure = 1 - torch.minimum(k, 4 - k).clamp(0, 1)
+    return (value.view(-1, 1) * (pure + (1 - pure) * pale.view(-1, 1))).view(-1, 3, 1, 1)
+
+
+def _scene(shape: Tensor, hue: Tensor, size: int, g: torch.Generator) -> Tensor:
+    """Objects before a background of two blurred colours, shaded and noisy."""
+    n = len(shape)
+    u, v = _plane(n, size, g, 0.5, 0.55, 0.95)
+    mask = _soft(_shape(shape, u, v), size).unsqueeze(1)
+    r = torch.rand(5, n, generator=g)
+    front = _hue(hue, 0.75 + 0.25 * r[0], 0.25 * r[1])
+    ground = torch.rand(n, 3, 3, 3, generator=g) * 0.55 + 0.1
+    ground = interpolate(ground, size=size, mode="bilinear", align_corners=True)
+    shade = 1 - 0.25 * (v.unsqueeze(1).clamp(-1, 1) + 1) / 2
+    x = ground + mask * (front * shade - ground)
+    return x + 0.05 * torch.randn(n, 3, size, size, generator=g)
+
+
+def _objects(y: Tensor, size: int, split: str, g: torch.Generator) -> Tensor:
+    return _scene(y, torch.rand(len(y), generator=g), size, g)
+
+
+def _many(y: Tensor, size: int, split: str, g: torch.Generator) -> Tensor:
+    jitter = (torch.rand(len(y), generator=g) - 0.5) * 0.05
+    return _scene(y // len(HUES), ((y % len(HUES)) / len(HUES) + jitter) % 1, size, g)
+
+
+def _clothes(y: Tensor, size: int, split: str, g: torch.Generator) -> Tensor:
+    """Grey silhouettes: boxes and wedges of slightly random proportions."""
+    n = len(y)
+    u, v = _plane(n, size, g, 0.08, 0.9, 1.05, 0.08)
+    w = (torch.rand(3, n, 1, 1, generator=g) - 0.5) * 0.14
+
+    def box(left, right, top, bottom):
+        return torch.minimum((right - left) / 2 - (u - (left + right) / 2).abs(),
+                             (bottom - top) / 2 - (v - (top + bottom) / 2).abs())  # fmt: skip
+
+    def both(*parts):
+        out = parts[0]
+        for part in parts[1:]:
+            out = torch.maximum(out, part)
+        return out
+
+    torso = box(-0.42 + w[0], 0.42 - w[0], -0.75, 0.75 + w[1])
+    slanted = 0.3 + w[0] - (u.abs() - 0.5 - 0.2 * (v + 0.4)).abs() * 1.6
+    long_sleeves = torch.minimum(slanted, torch.minimum(v + 0.75, 0.6 + w[2] - v))
+    short_sleeves = torch.minimum(0.85 - u.abs(), torch.minimum(v + 0.75, -0.2 + w[2] - v))
+    collar = 0.2 - (u * u + (v + 0.78) ** 2).sqrt()
+    sole = box(-0.85, 0.85, 0.42, 0.58)
+    shoe = torch.minimum(0.42 - v, torch.minimum(v - 0.05 - 0.35 * u, 0.85 - u.abs()))
+    handle = 0.07 - ((u * u + (v + 0.1) ** 2).sqrt() - 0.45 - w[0]).abs()
+    strap = 0.08 - ((v - 0.2 + w[1]) - 0.5 * u.abs() + 0.15).abs()
+    silhouettes = [
+        lambda: both(torch.minimum(torso, -collar), short_sleeves),
+        lambda: both(box(-0.4, 0.4, -0.85, -0.5), box(-0.4, -0.08 + w[0] / 2, -0.85, 0.85),
+                     box(0.08 - w[0] / 2, 0.4, -0.85, 0.85)),
+        lambda: both(torso, long_sleeves),
+        lambda: torch.minimum(0.88 - v.abs(), 0.22 + w[0] + 0.22 * (v + 0.85) - u.abs()),
+        lambda: torch.minimum(both(box(-0.45, 0.45, -0.8, 0.88), long_sleeves), u.abs() - 0.04),
+        lambda: both(sole, torch.minimum(strap, 0.75 - u.abs())),
+        lambda: torch.minimum(both(torso, long_sleeves), both(u.abs() - 0.03, v + 0.1)),
+        lambda: both(sole, shoe),
+        lambda: both(box(-0.7 + w[0], 0.7 - w[0], -0.1, 0.75), torch.minimum(handle, 0.1 - v)),
+        lambda: both(box(-0.1, 0.5, -0.85, 0.55), box(-0.75 + w[0], 0.5, 0.1, 0.55), sole),
+    ]  # fmt: skip
+    field = torch.empty_like(u)
+    for i, silhouette in enumerate(silhouettes):
+        rows = y == i
+        field[rows] = silhouette().expand_as(u)[rows]
+    cloth = interpolate(torch.rand(n, 1, 4, 4, generator=g), size=size, mode="bilinear")
+    grey = 0.45 + 0.3 * torch.rand(n, 1, 1, generator=g) + 0.3 * (cloth.squeeze(1) - 0.5)
+    x = _soft(field, size) * grey + 0.03 * torch.randn(n, size, size, generator=g)
+    return x.unsqueeze(1).expand(-1, 3, -1, -1)
+
+
+def _textures(y: Tensor, size: int, split: str, g: torch.Generator) -> Tensor:
+    """Two colours mixed by a pattern of random frequency and phase."""
+    n = len(y)
+    u, v = _plane(n, size, g, 0.25, 0.8, 1.25, 1.0)
+    f = 9 + 8 * torch.rand(n, 1, 1, generator=g)
+    sine_u, sine_v = torch.sin(f * u), torch.sin(f * v)
+    fine = torch.rand(n, 1, size, size, generator=g)
+    coarse = interpolate(torch.rand(n, 1, 5, 5, generator=g), size=size, mode="bicubic")
+    patterns: list[Callable[[], Tensor]] = [
+        lambda: sine_v,
+        lambda: sine_u,
+        lambda: torch.sin(f * (u + v) * 0.75),
+        lambda: (sine_u * sine_v).sign() * 0.8,
+        lambda: (sine_u * sine_v - 0.45) * 3,
+        lambda: torch.sin(f * (u * u + v * v).sqrt()),
+        lambda: fine.squeeze(1) * 2 - 1,
+        lambda: (coarse.squeeze(1) - 0.5) * 5,
+        lambda: torch.maximum(sine_u, sine_v) * 2 - 1.2,
+        lambda: torch.sin(f * (v + 0.35 * torch.asin(torch.sin(f * u * 0.6)))),
+    ]
+    field = torch.empty_like(u)
+    for i, pattern in enumerate(patterns):
+        rows = y == i
+        field[rows] = pattern()[rows]
+    mix = (field.clamp(-1, 1).unsqueeze(1) + 1) / 2
+    colours = torch.rand(n, 2, 3, 1, 1, generator=g) * 0.6
+    x = colours[:, 0] + mix * (colours[:, 1] + 0.4 - colours[:, 0])
+    return x + 0.08 * torch.randn(n, 3, size, size, generator=g)
+
+
+_DRAW: dict[str, Callable[[Tensor, int, str, torch.Generator], Tensor]] = {
+    "digits": _digits,
+    "rainbow_digits": _digits,
+    "wild_digits": _wild,
+    "clothes": _clothes,
+    "textures": _textures,
+    "objects": _objects,
+    "many_objects": _many,
+}

@@ -1,0 +1,34 @@
+"""Searching a space: budgeted super-networks, model selection, what a space offers."""
+
+from nas_core.search.budgeted import BudgetConfig, budgeted, per_example_loss
+from nas_core.search.learn import Learned, learn_distribution
+from nas_core.search.pareto import hypervolume, pareto_front
+from nas_core.search.reinforce import MovingAverage, overspend, policy_loss, reward_to_go
+from nas_core.search.run import Run
+from nas_core.search.space_profile import SpaceProfile, all_masks, count_paths, profile_space
+from nas_core.search.trial import Setup, Trial, derive, front, plain_trial, search_trial
+
+__all__ = [
+    "BudgetConfig",
+    "Learned",
+    "MovingAverage",
+    "Run",
+    "Setup",
+    "SpaceProfile",
+    "Trial",
+    "all_masks",
+    "budgeted",
+    "count_paths",
+    "derive",
+    "front",
+    "hypervolume",
+    "learn_distribution",
+    "overspend",
+    "pareto_front",
+    "per_example_loss",
+    "plain_trial",
+    "policy_loss",
+    "profile_space",
+    "reward_to_go",
+    "search_trial",
+]

@@ -1,0 +1,71 @@
+"""The score-function estimator and its baselines (thesis eqs. 3.6 and 3.25)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def policy_loss(log_prob: Tensor, objective: Tensor, baseline: Tensor | float) -> Tensor:
+    """Scalar whose gradient is the estimate of ∇ E[objective] with respect to the distribution.
+
+    mean_b of (D_b − D̃) log P(H_b), so that minimising it makes cheap, accurate architectures
+    likely. The mean makes the learning rate of Γ independent of the batch size; the authors'
+    code sums.
+
+    Args:
+        log_prob: `[B]`, differentiable.
+        objective: `[B]`, D of every sample, to be minimised; used as a constant.
+        baseline: D̃, a number or `[B]`; it must not depend on the sample it is used for more than
+            through an average.
+    """
+    if log_prob.shape != objective.shape:
+        raise ValueError(
+            f"log_prob {list(log_prob.shape)} and objective {list(objective.shape)} must agree"
+        )
+    advantage = (objective - baseline).detach().to(log_prob)
+    return (advantage * log_prob).mean()
+
+
+class MovingAverage:
+    """Exponential moving average of the objective, a baseline that outlives the batch.
+
+    Args:
+        keep: share of the old value that is kept at every update.
+    """
+
+    def __init__(self, keep: float = 0.9):
+        if not 0 <= keep < 1:
+            raise ValueError(f"keep is {keep}; it must be in [0, 1)")
+        self.keep = keep
+        self.value: float | None = None
+
+    def update(self, objective: Tensor) -> float:
+        """Blend the mean of `objective` in and return the new value."""
+        new = objective.mean().item()
+        self.value = new if self.value is None else self.keep * self.value + (1 - self.keep) * new
+        return self.value
+
+    def state_dict(self) -> dict:
+        return {"value": self.value}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.value = state["value"]
+
+
+def overspend(cost: Tensor, budget: float, scale: float) -> Tensor:
+    """max(0, C − C_max) / scale, the hinge of eq. 3.9 in units of the full network's cost."""
+    return ((cost - budget) / scale).clamp(min=0)
+
+
+def reward_to_go(rewards: Tensor, discount: float) -> Tensor:
+    """Σ_{u ≥ t} discount^(u−t) r_u along dimension 1 of `[B, T]`.
+
+    Discount 0 credits every step with its own reward only, discount 1 with all that follow.
+    """
+    total = torch.zeros_like(rewards[:, 0])
+    out = []
+    for t in reversed(range(rewards.shape[1])):
+        total = rewards[:, t] + discount * total
+        out.append(total)
+    return torch.stack(out[::-1], 1)

@@ -1,0 +1,356 @@
+"""Black-box strategies on a table: each asks for trainings until its budget of epochs is spent.
+
+A strategy is `strategy(problem, seed)`; it calls `problem.train(cell, epochs)` and is stopped by
+`BudgetSpent`. What is taught is written out here; random search, TPE, Hyperband and NSGA-II are
+Optuna's (`optuna_search`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import norm
+from torch import nn
+
+from nas_core.search.tabular import CellTable
+from nas_core.spaces.cells import EDGES, Cell
+
+
+class BudgetSpent(Exception):
+    """The epochs that a search was given are used up."""
+
+
+class Problem:
+    """A table as a search sees it: noisy validation accuracy for epochs of training.
+
+    Args:
+        table: the truth.
+        trainings: budget, in full trainings.
+        seed: which of the table's seeds is seen: one training per cell, as in real life.
+        max_macs: cells above it are refused before training (they cost nothing, and score −1).
+    """
+
+    def __init__(self, table: CellTable, trainings: int, seed: int, max_macs: float | None = None):
+        self.table, self.seed, self.max_macs = table, seed % table.seeds, max_macs
+        self.fidelities = table.epochs["val"]
+        self.full = self.fidelities[-1]
+        self.budget, self.spent, self.seconds = trainings * self.full, 0, 0.0
+        self._trained: dict[Cell, int] = {}  # epochs that a cell has had: training is resumed
+        self.rows: list[dict[str, Any]] = []
+        self._refused = 0
+
+    def train(self, cell: Cell, epochs: int | None = None) -> float:
+        """Validation accuracy after `epochs` (default: a full training).
+
+        Going on with a cell costs the missing epochs only; a repeated question costs one epoch,
+        so that every search ends.
+        """
+        epochs = self.full if epochs is None else epochs
+        if self.max_macs is not None and self.table.macs(cell) > self.max_macs:
+            self._refused += 1
+            if self._refused > 1000 * len(EDGES):
+                raise BudgetSpent
+            return -1.0
+        price = max(1, epochs - self._trained.get(cell, 0))
+        if self.spent + price > self.budget:
+            raise BudgetSpent
+        self.spent += price
+        row = self.table.row(cell)
+        if "step_ms" in self.table.about:
+            self.seconds += price * self.table.about.step_ms[row] * 0.04  # 40 steps an epoch
+        self._trained[cell] = max(epochs, self._trained.get(cell, 0))
+        value = self.table.accuracy(cell, epochs=epochs, seed=self.seed)
+        self.rows.append(
+            {
+                "epochs": self.spent,
+                "seconds": self.seconds,
+                "cell": cell,
+                "for": epochs,
+                "val": value,
+            }
+        )
+        return value
+
+
+Strategy = Callable[[Problem, int], None]
+
+
+def run_search(strategy: Strategy, problem: Problem, seed: int) -> pd.DataFrame:
+    """Let a strategy spend the budget.
+
+    Returns:
+        A row per question: `epochs` and `seconds` spent so far, `cell`, `for` (its epochs),
+        `val`, and the incumbent (the best validated of those trained longest): `incumbent`,
+        `test` (its mean test accuracy) and `regret` (below the best of the table).
+        `.attrs["thinking"]`: the processor seconds that the strategy itself took.
+    """
+    start = time.thread_time()
+    with contextlib.suppress(BudgetSpent):
+        strategy(problem, seed)
+    thinking = time.thread_time() - start
+    frame = pd.DataFrame(problem.rows)
+    table = problem.table
+    best = table.accuracy(table.best(max_macs=problem.max_macs), split="test")
+    incumbents: list[Cell] = []
+    top: tuple[float, float] = (-1, -1)
+    for row in problem.rows:
+        if (row["for"], row["val"]) > top:
+            top, incumbent = (row["for"], row["val"]), row["cell"]
+        incumbents.append(incumbent)
+    frame["incumbent"] = incumbents
+    frame["test"] = [table.accuracy(c, split="test") for c in incumbents]
+    frame["regret"] = best - frame["test"]
+    frame.attrs["thinking"] = thinking
+    return frame
+
+
+def regret_at(run: pd.DataFrame, epochs: np.ndarray) -> np.ndarray:
+    """Regret of the incumbent after so many epochs were spent, NaN before the first training."""
+    at = np.searchsorted(run["epochs"].to_numpy(), epochs, side="right") - 1
+    regret = run["regret"].to_numpy()
+    return np.where(at >= 0, regret[np.maximum(at, 0)], np.nan)
+
+
+# -------------------------------------------------------------------- without a model
+
+
+def grid_search(problem: Problem, seed: int = 0) -> None:
+    """All combinations in the order of counting: the last edges vary, the first stand still."""
+    for cell in itertools.product(problem.table.ops, repeat=len(EDGES)):
+        problem.train(cell)
+
+
+def random_search(problem: Problem, seed: int = 0) -> None:
+    """Every training a cell drawn uniformly."""
+    rng = random.Random(seed)
+    while True:
+        problem.train(problem.table.random_cell(rng))
+
+
+def successive_halving(problem: Problem, seed: int = 0, start: int = 16) -> None:
+    """Train many a little, keep the better half, train those on; then the next bracket."""
+    rng = random.Random(seed)
+    while True:
+        cells = [problem.table.random_cell(rng) for _ in range(start)]
+        for epochs in problem.fidelities:
+            ranked = sorted(cells, key=lambda c: problem.train(c, epochs), reverse=True)
+            cells = ranked[: math.ceil(len(ranked) / 2)]
+
+
+def evolution(problem: Problem, seed: int = 0, population: int = 16, sample: int = 5) -> None:
+    """Regularised evolution: the best of a random sample has a mutated child, the oldest dies."""
+    rng = random.Random(seed)
+    alive: deque[tuple[float, Cell]] = deque()
+    while True:
+        if len(alive) < population:
+            child = problem.table.random_cell(rng)
+        else:
+            parents = rng.sample(list(alive), sample)  # the tournament
+            child = problem.table.mutate(max(parents)[1], rng)
+        value = problem.train(child)
+        if value < 0:
+            continue  # beyond the budget of multiply-adds: never born
+        alive.append((value, child))
+        if len(alive) > population:
+            alive.popleft()  # of age, not of weakness
+
+
+# -------------------------------------------------------------------- with a model
+
+
+def expected_improvement(mean: np.ndarray, std: np.ndarray, best: float) -> np.ndarray:
+    """E[max(f − best, 0)] for f ~ N(mean, std²)."""
+    z = (mean - best) / std
+    return std * (z * norm.cdf(z) + norm.pdf(z))
+
+
+def gaussian_process(
+    seen: np.ndarray,
+    values: np.ndarray,
+    ask: np.ndarray,
+    *,
+    length: float = 2.0,
+    noise: float = 0.1,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Posterior mean and deviation at `ask` given `values` at `seen`; inputs are cells `[n, 6]`.
+
+    The kernel is exp(−d/length) of the number d of edges that differ; values are standardised.
+    """
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.exp(-(a[:, None] != b[None]).sum(2) / length)
+
+    centre, scale = values.mean(), values.std() + 1e-9
+    across = kernel(seen, ask)
+    solved = np.linalg.solve(
+        kernel(seen, seen) + noise * np.eye(len(seen)),
+        np.column_stack([(values - centre) / scale, across]),
+    )
+    mean = across.T @ solved[:, 0]
+    variance = 1 - (across * solved[:, 1:]).sum(0)
+    return centre + scale * mean, scale * np.sqrt(np.maximum(variance, 1e-9))
+
+
+def bayesian_optimisation(
+    problem: Problem, seed: int = 0, warm_up: int = 8, candidates: int = 256
+) -> None:
+    """Fit a Gaussian process to what is known, train where the expected improvement is largest."""
+    rng = random.Random(seed)
+    seen: dict[Cell, float] = {}
+    while True:
+        if len(seen) < warm_up:
+            cell = problem.table.random_cell(rng)
+        else:
+            best = max(seen, key=lambda c: seen[c])
+            pool = {problem.table.random_cell(rng) for _ in range(candidates)}
+            pool |= {problem.table.mutate(best, rng) for _ in range(candidates // 8)}
+            ask = sorted(pool - set(seen))
+            mean, std = gaussian_process(
+                np.array(list(seen)), np.array(list(seen.values())), np.array(ask)
+            )
+            cell = ask[int(expected_improvement(mean, std, seen[best]).argmax())]
+        value = problem.train(cell)
+        if value >= 0:
+            seen[cell] = value
+
+
+class Controller(nn.Module):
+    """Recurrent policy that writes a cell token by token, P(cell) = Π_t P(op_t | op_<t)."""
+
+    def __init__(self, ops: int, hidden: int = 24):
+        super().__init__()
+        self.start = nn.Parameter(torch.zeros(hidden))
+        self.embed = nn.Embedding(ops, hidden)
+        self.cell = nn.GRUCell(hidden, hidden)
+        self.head = nn.Linear(hidden, ops)
+        nn.init.zeros_(self.head.weight)  # the first cells are drawn uniformly
+        nn.init.zeros_(self.head.bias)
+
+    def sample(self, batch: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens `[batch, edges]` and their log-probability `[batch]`."""
+        x, h = self.start.expand(batch, -1), torch.zeros(batch, self.start.numel())
+        tokens, log_prob = [], torch.zeros(batch)
+        for _ in EDGES:
+            h = self.cell(x, h)
+            log_p = self.head(h).log_softmax(1)
+            token = torch.multinomial(log_p.detach().exp(), 1, generator=generator)
+            log_prob = log_prob + log_p.gather(1, token).squeeze(1)
+            tokens.append(token.squeeze(1))
+            x = self.embed(token.squeeze(1))
+        return torch.stack(tokens, 1), log_prob
+
+
+def controller_search(problem: Problem, seed: int = 0, batch: int = 8, lr: float = 0.03) -> None:
+    """REINFORCE on the controller; the reward is validation accuracy less its moving average."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        policy = Controller(len(problem.table.ops))
+    optimiser = torch.optim.Adam(policy.parameters(), lr=lr)
+    baseline = None
+    while True:
+        tokens, log_prob = policy.sample(batch, generator)
+        cells = [tuple(problem.table.ops[t] for t in row) for row in tokens.tolist()]
+        reward = torch.tensor([problem.train(cell) for cell in cells])
+        baseline = reward.mean() if baseline is None else 0.8 * baseline + 0.2 * reward.mean()
+        loss = -((reward - baseline) / (reward.std() + 1e-6) * log_prob).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+
+def q_learning(problem: Problem, seed: int = 0, lr: float = 0.1, replays: int = 16) -> None:
+    """Tabular Q-learning: the state is the last operation chosen, the reward comes at the end.
+
+    ε falls from 1 to 0.1 over the first half of the budget; after each training `replays` stored
+    cells are learned from again, each from its last action back to its first.
+    """
+    rng = random.Random(seed)
+    ops = problem.table.ops
+    q = np.full((len(EDGES), len(ops) + 1, len(ops)), 0.5)  # edge, last operation, operation
+    memory: list[tuple[list[int], float]] = []
+    while True:
+        epsilon = max(0.1, 1 - 1.8 * problem.spent / problem.budget)
+        actions: list[int] = []
+        for edge in range(len(EDGES)):
+            values = q[edge, actions[-1] if actions else len(ops)]
+            greedy = rng.random() >= epsilon
+            actions.append(int(values.argmax()) if greedy else rng.randrange(len(ops)))
+        memory.append((actions, max(0.0, problem.train(tuple(ops[a] for a in actions)))))
+        for past, reward in [memory[-1], *rng.choices(memory, k=replays)]:
+            target = reward
+            for edge in reversed(range(len(EDGES))):
+                state = past[edge - 1] if edge else len(ops)
+                q[edge, state, past[edge]] += lr * (target - q[edge, state, past[edge]])
+                target = q[edge, state].max()
+
+
+def optuna_search(
+    sampler: Callable[[int], Any],
+    pruner: Callable[[], Any] | None = None,
+    storage: str | None = None,
+) -> Strategy:
+    """A strategy out of one of Optuna's samplers, e.g. `lambda seed: TPESampler(seed=seed)`.
+
+    With a pruner (Hyperband) a trial reports after each of the table's epochs and may be stopped.
+    A study in `storage`, e.g. `sqlite:///study.db`, can be looked at with `optuna-dashboard`.
+    """
+    import optuna
+
+    def strategy(problem: Problem, seed: int) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        study = optuna.create_study(
+            direction="maximize",
+            sampler=sampler(seed),
+            pruner=pruner() if pruner else optuna.pruners.NopPruner(),
+            storage=storage,
+            study_name=f"search {seed}",  # Hyperband hashes it: same name, same brackets
+        )
+        while True:
+            trial = study.ask()
+            cell = suggest_cell(trial, problem.table)
+            for epochs in problem.fidelities if pruner else (problem.full,):
+                value = problem.train(cell, epochs)
+                trial.report(value, epochs)
+                if pruner and trial.should_prune():
+                    study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                    break
+            else:
+                study.tell(trial, value)
+
+    return strategy
+
+
+def suggest_cell(trial: Any, table: CellTable) -> Cell:
+    """A cell out of an Optuna trial: one categorical parameter per edge."""
+    return tuple(trial.suggest_categorical(f"{i}→{j}", table.ops) for i, j in EDGES)
+
+
+def named() -> dict[str, Strategy]:
+    """The strategies of chapter 01 by name."""
+    import optuna
+
+    return {
+        "grid": grid_search,
+        "random": random_search,
+        "Bayesian": bayesian_optimisation,
+        "TPE": optuna_search(lambda seed: optuna.samplers.TPESampler(seed=seed)),
+        "halving": successive_halving,
+        "Hyperband": optuna_search(
+            lambda seed: optuna.samplers.RandomSampler(seed=seed),
+            lambda: optuna.pruners.HyperbandPruner(min_resource=1, reduction_factor=2),
+        ),
+        "evolution": evolution,
+        "controller": controller_search,
+        "Q-learning": q_learning,
+    }

@@ -1,0 +1,166 @@
+"""Convolutional neural fabrics: every path through columns × scales at once (thesis fig. 3.2)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from nas_core.supernet import Edge, Graph, SuperNetwork
+
+TASKS = ("classification", "segmentation")
+
+
+def conv_fabric(
+    columns: int,
+    scales: int,
+    channels: int,
+    num_classes: int,
+    *,
+    task: str = "classification",
+    input_shape: tuple[int, int, int] | None = None,
+) -> SuperNetwork:
+    """A grid of nodes: columns run left to right, each scale has half the resolution of the last.
+
+    Node `"l.s"` is the ReLU of the sum of what arrives from its three neighbours in the column to
+    the left: from the finer scale by a stride-2 convolution (kind "down"), from the same scale
+    ("same"), and from the coarser scale by a convolution after ×2 up-sampling ("up"). Every edge
+    is a 3×3 convolution with bias and its own batch norm; all have `channels` filters. Edges
+    within a column exist in the first one (fine → coarse) and in the last one: fine → coarse for
+    classification, whose output `[B, num_classes]` is read at the coarsest scale; coarse → fine
+    for segmentation, whose output `[B, num_classes, H, W]` is read at the finest.
+
+    Args:
+        columns: W; 1, 2, 4 and 8 in the thesis. Segmentation needs at least 2.
+        scales: number of resolutions; 6 for 32×32 images in the thesis, 9 for 256×256.
+        channels: F, the same everywhere; 128 in the thesis (64 for segmentation).
+        task: "classification" or "segmentation".
+        input_shape: (C, H, W); 3 channels and a coarsest map of 1×1 when absent.
+
+    Raises:
+        ValueError: for sides that cannot be halved `scales − 1` times, and other impossible sizes.
+    """
+    _check(columns, scales, channels, num_classes, task)
+    if input_shape is None:
+        input_shape = (3, 2 ** (scales - 1), 2 ** (scales - 1))
+    _check_resolution(scales, tuple(input_shape))
+    classify, last = task == "classification", columns - 1
+
+    # The order of the edges is part of the distributed cost: see nas_core.costs.distributed.
+    edges = [Edge("input", "0.0", _conv_bn(input_shape[0], channels), "stem", "stem")]
+
+    def connect(column: int, scale: int, from_column: int, from_scale: int) -> None:
+        kind = ("up", "same", "down")[scale - from_scale + 1]
+        module = (
+            UpConv(channels)
+            if kind == "up"
+            else _conv_bn(channels, channels, stride=2 if kind == "down" else 1)
+        )
+        edges.append(Edge(f"{from_column}.{from_scale}", f"{column}.{scale}", module, kind=kind))
+
+    for s in range(1, scales):
+        connect(0, s, 0, s - 1)
+    for column in range(1, columns):
+        for s in range(scales):
+            for t in (s - 1, s, s + 1):
+                if 0 <= t < scales:
+                    connect(column, s, column - 1, t)
+    if columns > 1:
+        for s in range(1, scales):
+            if classify:
+                connect(last, s, last, s - 1)
+            else:
+                connect(last, scales - 1 - s, last, scales - s)
+    end = scales - 1 if classify else 0
+    pool = classify and max(input_shape[1:]) > 2 ** (scales - 1)
+    head = Head(channels, num_classes, pool=pool, flatten=classify)
+    edges.append(Edge(f"{last}.{end}", "output", head, "head", "head"))
+
+    grid = {f"{c}.{s}": (float(c), float(-s)) for c in range(columns) for s in range(scales)}
+    net = SuperNetwork(
+        edges,
+        "input",
+        "output",
+        node_ops={node: SumReLU() for node in grid},
+        input_shape=tuple(input_shape),
+        name=f"conv_fabric(W={columns}, scales={scales}, F={channels}, {task})",
+        positions={"input": (-1.0, 0.0), **grid, "output": (float(columns), float(-end))},
+    )
+    net.apply(_initialise)
+    return net
+
+
+def share_by_scale(graph: Graph, kept: Tensor) -> dict[int, float]:
+    """Mean of `kept` (a mask or probabilities, `[E]`) over the edges that lead to each scale.
+
+    Scale 0 is the finest. Stem and head do not count.
+    """
+    found: dict[int, list[float]] = {}
+    for edge, value in zip(graph.edges, kept.tolist(), strict=True):
+        if edge.kind not in ("stem", "head"):
+            found.setdefault(int(edge.target.split(".")[1]), []).append(float(value))
+    return {scale: sum(values) / len(values) for scale, values in sorted(found.items())}
+
+
+class SumReLU(nn.ReLU):
+    """ReLU of the sum at a node; the sum takes one cycle of its own in the distributed cost."""
+
+    unit_ops = 1
+
+
+class UpConv(nn.Sequential):
+    """×2 nearest-neighbour up-sampling, then 3×3 convolution and batch norm."""
+
+    thesis_macs_divisor = 4  # the thesis counts the resolution *before* up-sampling
+
+    def __init__(self, channels: int):
+        super().__init__(nn.Upsample(scale_factor=2.0), *_conv_bn(channels, channels))
+
+
+class Head(nn.Sequential):
+    """1×1 convolution to the classes, of the pooled map or of every pixel."""
+
+    unit_ops = 0  # the thesis does not count it in the distributed cost
+
+    def __init__(self, inputs: int, outputs: int, *, pool: bool, flatten: bool):
+        parts: list[nn.Module] = [nn.AdaptiveAvgPool2d(1)] if pool else []
+        parts.append(nn.Conv2d(inputs, outputs, 1))
+        super().__init__(*parts, *([nn.Flatten()] if flatten else []))
+
+
+def _conv_bn(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _check(columns: int, scales: int, channels: int, num_classes: int, task: str) -> None:
+    if task not in TASKS:
+        raise ValueError(f"task {task!r} is unknown; use one of {TASKS}")
+    for what, value, least in (
+        ("columns", columns, 1 if task == "classification" else 2),
+        ("scales", scales, 1),
+        ("channels", channels, 1),
+        ("num_classes", num_classes, 2),
+    ):
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{what} is {value!r}; {task} needs an integer of at least {least}")
+
+
+def _check_resolution(scales: int, input_shape: tuple[int, ...]) -> None:
+    if len(input_shape) != 3:
+        raise ValueError(f"input_shape {input_shape} is not (channels, height, width)")
+    step = 2 ** (scales - 1)
+    height, width = input_shape[1:]
+    if height % step or width % step:
+        fits = 1
+        while height % (2**fits) == 0 and width % (2**fits) == 0:
+            fits += 1
+        raise ValueError(
+            f"{scales} scales do not fit {height}×{width} pixels: both sides must be divisible by "
+            f"2^{scales - 1} = {step}; use at most {fits} scales, or pad the images"
+        )

@@ -1,0 +1,260 @@
+"""The structure of a super-network: a directed acyclic graph without any modules in it.
+
+Samplers, costs, architectures and drawings need the graph only. Sets of examples are kept as
+Python integers (bit *b* is example *b* of the batch), so that one pass over the edges serves the
+whole batch with one `&` and one `|` per edge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import networkx as nx
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class EdgeInfo:
+    """One edge (i, j) of E and what is known of its module f_ij."""
+
+    name: str
+    source: str
+    target: str
+    kind: str = ""  # what a drawing colours by: "conv", "shortcut", "down", "up", ...
+    module: str = ""  # short description of the module, for people
+    macs: int | None = None  # multiply-adds for one example; None when no input shape was given
+    params: int = 0
+
+
+class Graph:
+    """Immutable directed acyclic graph with one source and one sink (thesis section 3.3).
+
+    Args:
+        edges: the edges, in the order of the columns of every mask.
+        source, sink: names of the input layer l_1 and of the output layer l_N.
+        positions: drawing coordinates `{node: (x, y)}`; a layered layout when absent.
+        shapes: output shape of every node for one example, without the batch dimension.
+
+    Raises:
+        ValueError: on a cycle, a second source or sink, or an edge that lies on no path from
+            source to sink; the message names the nodes.
+    """
+
+    def __init__(
+        self,
+        edges: Sequence[EdgeInfo],
+        source: str,
+        sink: str,
+        *,
+        name: str = "supernet",
+        positions: Mapping[str, tuple[float, float]] | None = None,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+    ):
+        self.name, self.source, self.sink = name, source, sink
+        self.edges = tuple(edges)
+        self.nodes = _validated_order(self.edges, source, sink)
+        self.shapes = dict(shapes or {})
+        self._index = {edge.name: e for e, edge in enumerate(self.edges)}
+        if len(self._index) < len(self.edges):
+            raise ValueError("edge names must be unique; give parallel edges a name each")
+        node_id = {node: i for i, node in enumerate(self.nodes)}
+        self.edge_sources = tuple(node_id[edge.source] for edge in self.edges)
+        self.edge_targets = tuple(node_id[edge.target] for edge in self.edges)
+        # Edges sorted so that everything that feeds an edge's source comes before the edge.
+        self.order = tuple(sorted(range(len(self.edges)), key=lambda e: self.edge_sources[e]))
+        self._positions = dict(positions) if positions is not None else None
+
+    def __len__(self) -> int:
+        return len(self.edges)
+
+    def __repr__(self) -> str:
+        return f"Graph({self.name}: {len(self.nodes)} nodes, {len(self.edges)} edges)"
+
+    def index(self, edge: str) -> int:
+        """Column of the edge called `edge` in a mask."""
+        if edge not in self._index:
+            raise ValueError(f"no edge called {edge!r} in {self.name}; see graph.edges")
+        return self._index[edge]
+
+    def of_kind(self, *kinds: str) -> list[int]:
+        """Numbers of the edges of these kinds, e.g. `graph.of_kind("stem", "head")`."""
+        return [e for e, edge in enumerate(self.edges) if edge.kind in kinds]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that change whenever nodes, edges or their order change."""
+        text = repr((self.source, self.sink, [(e.name, e.source, e.target) for e in self.edges]))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @cached_property
+    def macs(self) -> Tensor:
+        """Multiply-adds of every edge for one example, int64 `[E]`."""
+        if any(edge.macs is None for edge in self.edges):
+            raise ValueError(f"multiply-adds of {self.name} are unknown: give it an input_shape")
+        return torch.tensor([edge.macs for edge in self.edges], dtype=torch.int64)
+
+    @cached_property
+    def params(self) -> Tensor:
+        """Number of parameters of every edge, int64 `[E]`."""
+        return torch.tensor([edge.params for edge in self.edges], dtype=torch.int64)
+
+    @cached_property
+    def positions(self) -> dict[str, tuple[float, float]]:
+        """Drawing coordinates; by default x = topological depth, nodes of one depth centred."""
+        if self._positions is not None:
+            return self._positions
+        depth = {self.source: 0}
+        for e in self.order:
+            a, b = self.edges[e].source, self.edges[e].target
+            depth[b] = max(depth.get(b, 0), depth[a] + 1)
+        layers: dict[int, list[str]] = {}
+        for node in self.nodes:
+            layers.setdefault(depth[node], []).append(node)
+        return {
+            node: (float(x), float(i - (len(layer) - 1) / 2))
+            for x, layer in layers.items()
+            for i, node in enumerate(layer)
+        }
+
+    def to_dict(self) -> dict:
+        """Plain lists and numbers that `from_dict` reads back; holds no modules."""
+        return {
+            "name": self.name,
+            "source": self.source,
+            "sink": self.sink,
+            "edges": [vars(edge) for edge in self.edges],
+            "positions": self._positions,
+            "shapes": {node: list(shape) for node, shape in self.shapes.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping) -> Graph:
+        """The graph that `to_dict` described."""
+        return cls(
+            [EdgeInfo(**edge) for edge in record["edges"]],
+            record["source"],
+            record["sink"],
+            name=record["name"],
+            positions=record["positions"],
+            shapes={node: tuple(shape) for node, shape in record["shapes"].items()},
+        )
+
+    def to_networkx(self, mask: Tensor | None = None) -> nx.MultiDiGraph:
+        """The graph, or the part of it that `mask` `[E]` keeps, as a networkx multigraph."""
+        kept = [True] * len(self) if mask is None else self.check_mask(mask)[0].tolist()
+        out = nx.MultiDiGraph(name=self.name)
+        for edge, keep in zip(self.edges, kept, strict=True):
+            if keep:
+                attributes = {"kind": edge.kind, "macs": edge.macs, "params": edge.params}
+                out.add_edge(edge.source, edge.target, key=edge.name, **attributes)
+        return out
+
+    # ---------------------------------------------------------------- masks
+
+    def check_mask(self, mask: Tensor, batch: int | None = None) -> Tensor:
+        """`mask` as a `[B, E]` bool tensor; `[E]` becomes `[1, E]`.
+
+        Raises:
+            TypeError: when it is not a bool tensor. ValueError: when its shape does not fit.
+        """
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+            raise TypeError(f"a mask is a bool tensor, got {kind}; use mask.bool()")
+        shape = tuple(mask.shape)
+        rows_fit = batch is None or mask.dim() == 1 or shape[0] == batch
+        if mask.dim() not in (1, 2) or shape[-1] != len(self) or not rows_fit:
+            rows = "B" if batch is None else batch
+            raise ValueError(
+                f"mask of shape {list(shape)} does not fit {self.name}: "
+                f"expected [{len(self)}] or [{rows}, {len(self)}]"
+            )
+        return mask if mask.dim() == 2 else mask.unsqueeze(0)
+
+    def reachable(self, mask: Tensor) -> Tensor:
+        """Keep the edges that lie on a live path from source to sink.
+
+        Two passes over the topological order: forward from the source, backward from the sink.
+        Shape and device of `mask` (`[E]` or `[B, E]`, bool) are kept.
+        """
+        rows = self.check_mask(mask)
+        bits = self._forward_pass(_pack(rows), len(rows))
+        wanted = [0] * len(self.nodes)
+        wanted[-1] = (1 << len(rows)) - 1
+        for e in reversed(self.order):
+            bits[e] &= wanted[self.edge_targets[e]]
+            wanted[self.edge_sources[e]] |= bits[e]
+        return _unpack(bits, len(rows)).to(mask.device).view(mask.shape)
+
+    def connected(self, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Edges of `mask` whose source is connected to the input, and all edges that *could* be.
+
+        Returns `(kept, drawn)`, both shaped like `mask`. `drawn` marks the edges whose source is
+        connected: those a connectivity-aware sampler really draws (thesis section 3.4.2).
+        """
+        rows = self.check_mask(mask)
+        alive = [0] * len(self.nodes)
+        kept = self._forward_pass(_pack(rows), len(rows), alive)
+        drawn = [alive[source] for source in self.edge_sources]
+        like = mask.shape
+        return (
+            _unpack(kept, len(rows)).to(mask.device).view(like),
+            _unpack(drawn, len(rows)).to(mask.device).view(like),
+        )
+
+    def _forward_pass(self, bits: list[int], batch: int, alive: list[int] | None = None):
+        alive = [0] * len(self.nodes) if alive is None else alive
+        alive[0] = (1 << batch) - 1  # the source is the first node of the topological order
+        for e in self.order:
+            bits[e] &= alive[self.edge_sources[e]]
+            alive[self.edge_targets[e]] |= bits[e]
+        return bits
+
+
+def _pack(rows: Tensor) -> list[int]:
+    """`[B, E]` bool → one integer per edge, bit b = row b."""
+    columns = np.packbits(rows.detach().cpu().numpy().T, axis=1, bitorder="little")
+    width, raw = columns.shape[1], columns.tobytes()
+    return [int.from_bytes(raw[i : i + width], "little") for i in range(0, len(raw), width)]
+
+
+def _unpack(bits: list[int], batch: int) -> Tensor:
+    """One integer per edge → `[B, E]` bool."""
+    width = (batch + 7) // 8
+    raw = np.frombuffer(b"".join(b.to_bytes(width, "little") for b in bits), dtype=np.uint8)
+    columns = np.unpackbits(raw.reshape(len(bits), width), axis=1, count=batch, bitorder="little")
+    return torch.from_numpy(np.ascontiguousarray(columns.T).view(np.bool_))
+
+
+def _validated_order(edges: Sequence[EdgeInfo], source: str, sink: str) -> tuple[str, ...]:
+    """Topological order of the nodes; raises on everything that is not one source, one sink."""
+    graph = nx.MultiDiGraph()
+    for edge in edges:
+        graph.add_edge(edge.source, edge.target)
+    for role, node in (("source", source), ("sink", sink)):
+        if node not in graph:
+            raise ValueError(f"{role} {node!r} is not the end of any edge")
+    try:
+        cycle = nx.find_cycle(graph)
+    except nx.NetworkXNoCycle:
+        pass
+    else:
+        nodes = " → ".join([str(step[0]) for step in cycle] + [str(cycle[0][0])])
+        raise ValueError(f"a super-network has no cycles, but these nodes form one: {nodes}")
+    starts = [n for n in graph if graph.in_degree(n) == 0]
+    ends = [n for n in graph if graph.out_degree(n) == 0]
+    if starts != [source]:
+        extra = [n for n in starts if n != source] or starts
+        raise ValueError(f"only the source {source!r} may lack incoming edges, but so do {extra}")
+    if ends != [sink]:
+        extra = [n for n in ends if n != sink] or ends
+        raise ValueError(
+            f"dead edges: only the sink {sink!r} may lack outgoing edges, but so do {extra}"
+        )
+    # With one source, one sink and no cycle every edge lies on a path between them.
+    first_seen = {node: i for i, node in enumerate(graph)}
+    return tuple(nx.lexicographical_topological_sort(graph, key=lambda n: first_seen[n]))

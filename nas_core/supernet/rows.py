@@ -1,0 +1,108 @@
+"""Moving rows between nodes: differentiable gather and scatter-sum with one buffer per node.
+
+Autograd's own `index_select` allocates and zero-fills a full gradient for *every* consumer of a
+node; these two functions use one buffer for all of them, which is what makes a sampled
+super-network cheaper than the full one also where shares are high.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def gather_rows(x: Tensor, indices: Sequence[Tensor | None]) -> list[Tensor]:
+    """Row subsets of `x` `[N, …]`, one per entry of `indices` (int64 `[n]`; None = all rows)."""
+    picked = [i for i in indices if i is not None]
+    parts = iter(_Gather.apply(x, *picked) if picked else ())
+    return [x if i is None else next(parts) for i in indices]
+
+
+def sum_rows(parts: Sequence[tuple[Tensor, Tensor | None]], rows: int) -> Tensor:
+    """Sum of tensors `[n, …]` placed at the rows their index names, in a tensor `[rows, …]`.
+
+    Args:
+        parts: pairs of a tensor and its row numbers (int64 `[n]`; None = all rows in order).
+        rows: number of rows of the result; rows that nothing is added to are zero.
+    """
+    if len(parts) == 1 and parts[0][1] is None:
+        return parts[0][0]
+    whole = [t for t, i in parts if i is None]
+    partial = [(t, i) for t, i in parts if i is not None]
+    if not partial:
+        return sum(whole[2:], whole[0] + whole[1])
+    tensors = [t for t, _ in partial]
+    return _SumRows.apply(rows, len(whole), *whole, *tensors, *[i for _, i in partial])
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, *indices: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(*indices)
+        ctx.shape = x.shape
+        return tuple(_select(x, i) for i in indices)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        total = _zeros_like_rows(grads[0], ctx.shape[0])
+        for index, grad in zip(ctx.saved_tensors, grads, strict=True):
+            _add(total, index, grad)
+        return (total, *[None] * len(grads))
+
+
+class _SumRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows: int, num_whole: int, *args: Tensor) -> Tensor:
+        num_partial = (len(args) - num_whole) // 2
+        whole = args[:num_whole]
+        tensors = args[num_whole : num_whole + num_partial]
+        indices = args[num_whole + num_partial :]
+        ctx.save_for_backward(*indices)
+        ctx.num_whole = num_whole
+        if len(whole) > 1:
+            total = whole[0] + whole[1]
+        else:
+            total = whole[0].clone() if whole else _zeros_like_rows(tensors[0], rows)
+        for extra in whole[2:]:
+            total += extra
+        for tensor, index in zip(tensors, indices, strict=True):
+            _add(total, index, tensor)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        indices = ctx.saved_tensors
+        parts = [_select(grad, i) for i in indices]
+        return (None, None, *[grad] * ctx.num_whole, *parts, *[None] * len(indices))
+
+
+def _channels_last(x: Tensor) -> bool:
+    return (
+        x.dim() == 4
+        and not x.is_contiguous()
+        and x.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def _select(x: Tensor, index: Tensor) -> Tensor:
+    """`x[index]` that keeps the memory format; permuted, its rows are copied as whole blocks."""
+    if _channels_last(x):
+        return x.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)
+    return x.index_select(0, index)
+
+
+def _add(total: Tensor, index: Tensor, rows: Tensor) -> None:
+    """`total[index] += rows` in place."""
+    if _channels_last(total):
+        total.permute(0, 2, 3, 1).index_add_(0, index, rows.permute(0, 2, 3, 1))
+    else:
+        total.index_add_(0, index, rows)
+
+
+def _zeros_like_rows(x: Tensor, rows: int) -> Tensor:
+    if _channels_last(x):
+        c, h, w = x.shape[1:]
+        return x.new_zeros(rows, h, w, c).permute(0, 3, 1, 2)
+    return x.new_zeros(rows, *x.shape[1:])

@@ -1,0 +1,192 @@
+"""Distributions over the architectures of a super-network (thesis section 3.4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
+
+from nas_core.supernet.graph import Graph
+
+
+class Sample(NamedTuple):
+    """What a sampler draws for a batch."""
+
+    mask: Tensor  # bool [B, E], connectivity-aware but not pruned: see Graph.reachable
+    log_prob: Tensor  # [B], log P(H | Γ), differentiable
+    entropy: Tensor  # [B], its mean is an unbiased estimate of the entropy of H, differentiable
+
+
+class BernoulliSampler(nn.Module):
+    """Γ: every edge is kept independently with probability γ = σ(γ̂).
+
+    Edges are drawn in topological order and only where their source is already connected to the
+    input; an edge that is not drawn is off and adds nothing to log P. The parameter `logits`
+    (γ̂, one per edge) starts at 3, that is γ ≈ 0.95.
+
+    Args:
+        graph: of the super-network.
+        logit: initial value of every γ̂.
+        fixed: numbers of edges that are always kept (a stem, a classifier): they are not drawn.
+    """
+
+    fixed: Tensor
+
+    def __init__(self, graph: Graph, *, logit: float = 3.0, fixed: Sequence[int] = ()):
+        super().__init__()
+        self.graph = graph
+        self.initial_logit = float(logit)
+        self.logits = nn.Parameter(torch.full((len(graph),), float(logit)))
+        always = torch.zeros(len(graph), dtype=torch.bool)
+        if wrong := [e for e in fixed if not 0 <= e < len(graph)]:
+            raise ValueError(
+                f"fixed edges {wrong} do not exist; {graph.name} has 0…{len(graph) - 1}"
+            )
+        always[list(fixed)] = True
+        self.register_buffer("fixed", always)
+
+    def reset(self) -> None:
+        """Set every γ̂ back to its initial value, as the thesis does after warm-up."""
+        with torch.no_grad():
+            self.logits.fill_(self.initial_logit)
+
+    def sample(self, batch: int, generator: torch.Generator | None = None) -> Sample:
+        """Draw one architecture per example of a batch of this size."""
+        noise = torch.rand(batch, len(self.graph), generator=generator, device=self.logits.device)
+        wanted = (noise < torch.sigmoid(self.logits)) | self.fixed
+        mask, drawn = self.graph.connected(wanted)
+        return Sample(mask, *self._score(mask, drawn & ~self.fixed))
+
+    def log_prob(self, mask: Tensor) -> Tensor:
+        """log P(H | Γ) `[B]` of given connectivity-aware masks `[B, E]`; −∞ for impossible ones."""
+        mask = self.graph.check_mask(mask)
+        connected, drawn = self.graph.connected(mask)
+        # Off the connected part, and where a fixed edge is missing, the probability is zero.
+        impossible = ((mask & ~connected) | (drawn & self.fixed & ~mask)).any(1)
+        score, _ = self._score(mask, drawn & ~self.fixed)
+        return torch.where(impossible, -torch.inf, score)
+
+    def _score(self, mask: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.logits.expand(mask.shape)
+        log_p = -binary_cross_entropy_with_logits(logits, mask.to(logits.dtype), reduction="none")
+        weight = drawn.to(logits.dtype)
+        return (log_p * weight).sum(1), weight @ self._edge_entropy()
+
+    def _edge_entropy(self) -> Tensor:
+        gamma = torch.sigmoid(self.logits)
+        return -(gamma * logsigmoid(self.logits) + (1 - gamma) * logsigmoid(-self.logits))
+
+    def entropy(self) -> Tensor:
+        """Σ_e H(γ_e) in nats over the edges that are not fixed: 0 when one architecture is left."""
+        return (self._edge_entropy() * ~self.fixed).sum()
+
+    def probabilities(self) -> Tensor:
+        """γ `[E]`, detached; 1 for fixed edges."""
+        return torch.where(self.fixed, 1.0, torch.sigmoid(self.logits)).detach()
+
+    def mode(self) -> Tensor:
+        """The deterministic architecture: the edges with γ > ½ on a live path, bool `[E]`."""
+        return self.graph.reachable(self.probabilities() > 0.5)
+
+
+class ChoiceSampler(nn.Module):
+    """Exactly one edge out of each group, drawn from a categorical distribution.
+
+    A group only counts where one of its edges starts at a connected node, so choices are
+    conditional on the choices before them. With one group per node holding its outgoing edges
+    the sampler draws *paths*; with one group per set of parallel edges it draws *cells*. Edges
+    outside every group are always kept.
+
+    Args:
+        graph: of the super-network.
+        groups: disjoint lists of edge numbers.
+    """
+
+    membership: Tensor
+
+    def __init__(self, graph: Graph, groups: Sequence[Sequence[int]]):
+        super().__init__()
+        self.graph = graph
+        flat = [e for group in groups for e in group]
+        if len(set(flat)) < len(flat) or any(not 0 <= e < len(graph) for e in flat):
+            raise ValueError(f"groups must be disjoint lists of edges 0…{len(graph) - 1}")
+        if any(not group for group in groups):
+            raise ValueError("a group needs at least one edge to choose from")
+        self.groups = tuple(tuple(group) for group in groups)
+        self.logits = nn.Parameter(torch.zeros(len(graph)))
+        member = torch.zeros(len(self.groups), len(graph), dtype=torch.bool)
+        for g, group in enumerate(self.groups):
+            member[g, list(group)] = True
+        self.register_buffer("membership", member)
+
+    @classmethod
+    def paths(cls, graph: Graph) -> ChoiceSampler:
+        """Sampler over the source→sink paths: at every node one outgoing edge is chosen."""
+        groups = [[e for e, i in enumerate(graph.edges) if i.source == n] for n in graph.nodes]
+        return cls(graph, [group for group in groups if group])
+
+    def reset(self) -> None:
+        """Back to uniform choices."""
+        with torch.no_grad():
+            self.logits.zero_()
+
+    def _log_choice(self) -> Tensor:
+        """log-probability of every edge within its group `[E]`; 0 for edges outside groups."""
+        logits = self.logits.masked_fill(~self.membership, -torch.inf)  # [G, E]
+        normaliser = torch.logsumexp(logits, 1)  # [G]
+        return (
+            self.logits - normaliser @ self.membership.to(normaliser.dtype)
+        ) * self.membership.any(0)
+
+    def sample(self, batch: int, generator: torch.Generator | None = None) -> Sample:
+        """Draw one architecture per example of a batch of this size."""
+        log_choice = self._log_choice()
+        wanted = (~self.membership.any(0)).expand(batch, -1).clone()
+        for group in self.groups:
+            p = log_choice.detach()[list(group)].exp()
+            picked = torch.multinomial(p, batch, replacement=True, generator=generator)
+            wanted[torch.arange(batch), torch.tensor(group, device=p.device)[picked]] = True
+        mask, drawn = self.graph.connected(wanted)
+        return Sample(mask, *self._score(log_choice, mask, drawn))
+
+    def log_prob(self, mask: Tensor) -> Tensor:
+        """log P(H | Γ) `[B]` of given connectivity-aware masks `[B, E]`; −∞ for impossible ones."""
+        mask = self.graph.check_mask(mask)
+        connected, drawn = self.graph.connected(mask)
+        free = drawn & ~self.membership.any(0)
+        per_group = self._count(mask)  # an active group has exactly one edge, unless it leads
+        active = self._count(drawn) > 0  # from an unconnected node
+        whole = self._count(drawn) == self.membership.sum(1)
+        wrong = (per_group > 1) | (active & whole & (per_group != 1))
+        impossible = (mask & ~connected).any(1) | (free & ~mask).any(1) | wrong.any(1)
+        score, _ = self._score(self._log_choice(), mask, drawn)
+        return torch.where(impossible, -torch.inf, score)
+
+    def _count(self, mask: Tensor) -> Tensor:
+        return mask.to(self.logits.dtype) @ self.membership.to(self.logits.dtype).T
+
+    def _score(self, log_choice: Tensor, mask: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+        active = (self._count(drawn) > 0).to(log_choice.dtype)  # [B, G]
+        return mask.to(log_choice.dtype) @ log_choice, active @ self._group_entropy(log_choice)
+
+    def _group_entropy(self, log_choice: Tensor) -> Tensor:
+        return -(self.membership.to(log_choice.dtype) @ (log_choice.exp() * log_choice))
+
+    def entropy(self) -> Tensor:
+        """Σ over groups of the entropy of the choice, in nats."""
+        return self._group_entropy(self._log_choice()).sum()
+
+    def probabilities(self) -> Tensor:
+        """Probability of every edge within its group `[E]`, detached; 1 outside groups."""
+        return self._log_choice().exp().detach()
+
+    def mode(self) -> Tensor:
+        """The most probable choice of every group, pruned to the live path; bool `[E]`."""
+        p = self.probabilities()
+        mask = ~self.membership.any(0)
+        for group in self.groups:
+            mask[group[int(p[list(group)].argmax())]] = True
+        return self.graph.reachable(mask)

@@ -1,0 +1,130 @@
+"""Data that lives on one device as two tensors; batches are cut out and augmented there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nas_core.training.augment import Augmentation
+
+Normalise = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation per channel
+
+
+class TensorData:
+    """Inputs and targets on one device.
+
+    Args:
+        x: `[N, ...]`; images `[N, C, H, W]` are best kept as uint8, a quarter of the memory.
+        y: targets `[N]` or `[N, H, W]`, int64.
+        augment: applied to every batch of raw `x` (and of `y`, if it is a map).
+        normalise: `(mean, std)` per channel, of values in [0, 1]; applied last.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        augment: Augmentation | None = None,
+        normalise: Normalise | None = None,
+    ):
+        if len(x) != len(y):
+            raise ValueError(f"x has {len(x)} examples and y has {len(y)}; they must be as many")
+        if x.device != y.device:
+            raise ValueError(f"x is on {x.device} and y on {y.device}; move them to one device")
+        if augment is not None and x.dim() != 4:
+            raise ValueError(f"augment needs images [N, C, H, W]; x is {list(x.shape)}")
+        self.x, self.y, self.augment, self.normalise = x, y, augment, normalise
+        if normalise is not None:
+            mean, std = (torch.tensor(v, dtype=torch.float32, device=x.device) for v in normalise)
+            if not len(mean) == len(std) == x.shape[1]:
+                raise ValueError(
+                    f"normalise has {len(mean)} means and {len(std)} deviations for "
+                    f"{x.shape[1]} channels; give one per channel"
+                )
+            if (std <= 0).any():
+                raise ValueError(f"standard deviation {normalise[1]}; it must be above 0")
+            shape = (1, -1) + (1,) * (x.dim() - 2)
+            scale = 255.0 if x.dtype == torch.uint8 else 1.0  # of the raw values
+            self._centre, self._spread = (scale * mean).view(shape), (scale * std).view(shape)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __repr__(self) -> str:
+        kind = f"{list(self.x.shape)} {str(self.x.dtype).removeprefix('torch.')}"
+        return f"TensorData({kind}, {self.x.device}, augment={self.augment})"
+
+    @property
+    def device(self) -> torch.device:
+        return self.x.device
+
+    def to(self, device: torch.device | str) -> TensorData:
+        return TensorData(self.x.to(device), self.y.to(device), self.augment, self.normalise)
+
+    def subset(self, indices: Tensor | Sequence[int]) -> TensorData:
+        """The examples at `indices`, in that order."""
+        index = torch.as_tensor(indices, device=self.device)
+        return TensorData(self.x[index], self.y[index], self.augment, self.normalise)
+
+    def plain(self) -> TensorData:
+        """The same examples without augmentation (shares memory)."""
+        return TensorData(self.x, self.y, None, self.normalise)
+
+    def inputs(self, raw: Tensor) -> Tensor:
+        """Rows of `x` as the float32 values a network gets."""
+        if self.normalise is None:
+            return raw.float() / 255.0 if raw.dtype == torch.uint8 else raw.float()
+        return (raw.float() - self._centre) / self._spread
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches `(x float32 [B, ...], y)`, every example once.
+
+        Order and augmentation depend on `(seed, epoch)` alone (augmentation also on the kind of
+        device), so that a resumed run sees the bytes that the interrupted one would have seen.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        order_seed, augment_seed = derived_seeds(seed, epoch)
+        order = None
+        if shuffle:  # drawn on the CPU: the same order on every device
+            generator = torch.Generator().manual_seed(order_seed)
+            order = torch.randperm(len(self), generator=generator).to(self.device)
+        generator = torch.Generator(self.device).manual_seed(augment_seed)
+        end = len(self) - len(self) % batch_size if drop_last else len(self)
+        for start in range(0, end, batch_size):
+            rows = slice(start, start + batch_size)
+            index = rows if order is None else order[rows]
+            x, y = self.x[index], self.y[index]
+            if self.augment is not None:
+                if y.dim() > 1:
+                    x, y = self.augment.pair(x, y, generator)
+                else:
+                    x = self.augment(x, generator)
+            yield self.inputs(x), y
+
+
+class Splits(Protocol):
+    """What training needs of a data set; `nas_core.data.Dataset` is one."""
+
+    @property
+    def train(self) -> TensorData: ...
+    @property
+    def val(self) -> TensorData: ...
+
+
+def derived_seeds(*key: int) -> tuple[int, int]:
+    """Two seeds that are independent of each other and between different keys."""
+    first, second = np.random.SeedSequence(key).generate_state(2)
+    return int(first), int(second)

@@ -1,0 +1,403 @@
+"""ArchView: the live graph of sampled architectures, in notebooks with and without a kernel.
+
+Python sends the picture once (`_spec`: geometry, modules, all frames as bytes); the page does the
+rest by itself. What a person toggles comes back as `mask`, and the real cost object answers.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ipywidgets
+import numpy as np
+import torch
+import traitlets as t
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from nas_core.costs import AdditiveCost
+from nas_core.costs.additive import evaluate
+from nas_core.supernet import Architecture, BernoulliSampler, ChoiceSampler, Graph
+from nas_core.viz.geometry import DARK_PALETTE, PALETTE, scene
+from nas_core.viz.plots import non_dominated, plot_pareto
+from nas_core.viz.static import (
+    check_probabilities,
+    draw_architecture,
+    graph_of,
+    head_data,
+    path_data,
+    to_png,
+)
+
+try:
+    import anywidget
+except ImportError:  # the plain twin below takes over
+    anywidget = None  # type: ignore[assignment]
+
+_HERE = Path(__file__).parent
+_ids: Counter[str] = Counter()
+
+
+def _as_mask(graph: Graph, value: Any) -> Tensor:
+    mask = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+    if mask.dim() != 1:
+        raise ValueError(f"a view shows one mask [{len(graph)}], got {list(mask.shape)}")
+    return graph.check_mask(mask.detach().cpu())[0].clone()
+
+
+class _Mask(t.TraitType):
+    """bool `[E]` in Python, "0101…" on its way to the page."""
+
+    def validate(self, view: Any, value: Any) -> Tensor:
+        return _as_mask(view.graph, value)
+
+    def set(self, view: Any, value: Any) -> None:
+        old = view._trait_values.get(self.name)
+        if old is None or not torch.equal(old, self.validate(view, value)):
+            super().set(view, value)
+
+
+def _to_text(mask: Tensor, _: Any = None) -> str:
+    return "".join(map(str, mask.int().tolist()))
+
+
+def _from_text(text: str, _: Any = None) -> Tensor:
+    return torch.tensor([c == "1" for c in text])
+
+
+def _base64(array: np.ndarray) -> str:
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+
+
+class ArchViewCore(t.HasTraits):
+    """State and behaviour of a view, without any way to show it.
+
+    Args:
+        space: `SuperNetwork`, `Graph` or `Architecture`.
+        mask: bool `[E]`, the edges switched on at first; by default those of the frame.
+        probabilities: `[E]`, when there is one state only.
+        frames: `[T, E]` probabilities (epochs of a search) or bool masks (steps, tasks).
+        frame: number of the frame shown first; by default the last.
+        frame_label: what a frame is: "epoch", "step", "task".
+        frame_names: a text per frame instead.
+        cost: any cost (pruned bool `[B, E]` → `[B]`).
+        budget: in the unit of the cost.
+        sampler: for "sample another"; supplies the probabilities when none are given.
+
+    Traits to observe: `mask` (bool `[E]`, as switched), `frame`, `cost_value` (of what is left
+    without dead ends). Wrong shapes, frames and costs raise ValueError or TypeError.
+    """
+
+    mask: Any = _Mask().tag(sync=True, to_json=_to_text, from_json=_from_text)
+    frame = t.Int(0).tag(sync=True)
+    cost_value = t.Float(None, allow_none=True)
+    _spec = t.Dict().tag(sync=True)
+    _priced: Any = t.List(["", None]).tag(sync=True)
+
+    def __init__(
+        self,
+        space: Any,
+        *,
+        mask: Any = None,
+        probabilities: Any = None,
+        frames: Any = None,
+        frame: int | None = None,
+        frame_label: str = "epoch",
+        frame_names: Sequence[str] | None = None,
+        cost: Callable[[Tensor], Tensor] | None = None,
+        budget: float | None = None,
+        sampler: Any = None,
+        title: str = "",
+        points: dict[str, Any] | None = None,
+    ):
+        self.graph: Graph = graph_of(space)
+        self.cost, self.budget, self.sampler, self.title = cost, budget, sampler, title
+        self.frame_label, self.frame_names, self.points = frame_label, frame_names, points
+        if mask is None and isinstance(space, Architecture):
+            mask = space.mask
+        if frames is None and probabilities is None and sampler is not None:
+            probabilities = sampler.probabilities()
+        self.frames, self.probable = self._read_frames(frames, probabilities, mask)  # [T, E]
+        self._modes = self._frame_masks()
+        if frame_names is not None and len(frame_names) != len(self.frames):
+            raise ValueError(f"{len(frame_names)} frame_names for {len(self.frames)} frames")
+        last = len(self.frames) - 1
+        start = last if frame is None else self._check_frame(frame)
+        self._generator = torch.Generator().manual_seed(0)
+        self._spec = self._make_spec()
+        self.frame = start  # before the widget opens, so that it opens with everything
+        self.mask = self._modes[start] if mask is None else mask
+        super().__init__(**self._widget_options())
+
+    # ---------------------------------------------------------------- what people use
+
+    @classmethod
+    def from_run(cls, run: Any, cost: Any = None, **options: Any) -> Any:
+        """The epochs of a `search.Run` and what it found; `cost` is the one it searched with."""
+        options.setdefault("budget", None if cost is None else run.budget)
+        return cls(
+            run.graph, frames=run.probabilities, mask=run.architecture.mask, cost=cost, **options
+        )
+
+    @property
+    def architecture(self) -> Architecture:
+        """What is shown, without dead ends."""
+        return Architecture.from_mask(self.graph, self.mask)
+
+    @property
+    def frame_probabilities(self) -> Tensor | None:
+        """Probabilities `[E]` of the frame that is shown; None when masks were recorded."""
+        return self.frames[self.frame] if self.probable else None
+
+    def most_probable(self) -> Architecture:
+        """Show the deterministic architecture of this frame."""
+        self.mask = self._modes[self.frame]
+        return self.architecture
+
+    def sample(self) -> Architecture:
+        """Show one draw: from the sampler if the view has one, else from the frame's γ."""
+        if self.sampler is not None:
+            self.mask = self.sampler.sample(1, generator=self._generator).mask[0]
+        else:
+            p = self.frames[self.frame]
+            self.mask = torch.rand(len(p), generator=self._generator) < p
+        return self.architecture
+
+    def __repr__(self) -> str:
+        frames = f", {len(self.frames)} frames" if len(self.frames) > 1 else ""
+        cost = f", {self._cost_name}" if self.cost is not None else ""
+        nodes, edges = len(self.graph.nodes), len(self.graph)
+        name = type(self).__name__
+        return f"{name}({self.graph.name}: {nodes} nodes, {edges} edges{frames}{cost})"
+
+    # ---------------------------------------------------------------- reacting
+
+    @t.validate("frame")
+    def _valid_frame(self, proposal: dict) -> int:
+        return self._check_frame(proposal["value"])
+
+    def _check_frame(self, frame: int) -> int:
+        if not 0 <= frame < len(self.frames):
+            raise ValueError(f"frame {frame} does not exist; there are 0…{len(self.frames) - 1}")
+        return frame
+
+    @t.observe("frame")
+    def _frame_changed(self, _: dict) -> None:
+        self.mask = self._modes[self.frame]
+
+    @t.observe("mask")
+    def _mask_changed(self, _: dict) -> None:
+        if self.cost is not None:
+            live = self.graph.reachable(self.mask)
+            self.cost_value = float(evaluate(self.cost, live[None])[0])
+            self._priced = [_to_text(self.mask), self.cost_value]
+
+    def _handle_message(self, _: Any, content: Any, __: Any) -> None:
+        if content == {"type": "sample"}:
+            self.sample()
+
+    # ---------------------------------------------------------------- what is sent
+
+    def _read_frames(self, frames: Any, probabilities: Any, mask: Any) -> tuple[Tensor, bool]:
+        """Float frames `[T ≥ 1, E]`, and whether they are probabilities."""
+        if frames is not None:
+            rows = torch.as_tensor(np.asarray(frames)).detach().cpu()
+            if rows.dim() != 2 or not len(rows) or rows.shape[1] != len(self.graph):
+                raise ValueError(f"frames are [T, {len(self.graph)}], got {list(rows.shape)}")
+            if rows.dtype == torch.bool:
+                return rows.float(), False
+            return torch.stack([check_probabilities(self.graph, row) for row in rows]), True
+        if probabilities is not None:
+            return check_probabilities(self.graph, probabilities)[None], True
+        rows = torch.ones(1, len(self.graph)) if mask is None else _as_mask(self.graph, mask)
+        return rows.float().view(1, -1), False
+
+    def _frame_masks(self) -> Tensor:
+        """The deterministic architecture of every frame, bool `[T, E]`."""
+        groups = self.sampler.groups if isinstance(self.sampler, ChoiceSampler) else ()
+        masks = self.frames > 0.5
+        for group in map(list, groups if self.probable else ()):
+            masks[:, group] = False
+            best = self.frames[:, group].argmax(1)
+            masks[torch.arange(len(masks)), torch.tensor(group)[best]] = True
+        return self.graph.reachable(masks) if self.probable else masks
+
+    @property
+    def _cost_name(self) -> str:
+        cost: Any = self.cost
+        return str(getattr(cost, "name", getattr(cost, "__name__", type(cost).__name__)))
+
+    def _make_spec(self) -> dict[str, Any]:
+        graph, s = self.graph, scene(self.graph)
+        kinds = list(s.colours)
+        known = (type(None), BernoulliSampler, ChoiceSampler)
+        spec: dict[str, Any] = {
+            "title": self.title or graph.name,
+            "width": s.width, "height": s.height, "thickness": s.thickness,
+            "kinds": [[kind, colour] for kind, colour in s.colours.items()],
+            "nodes": [
+                [n.name, n.x, n.y, n.half_width, n.half_height, n.role, n.label, n.label_dy]
+                for n in s.nodes
+            ],
+            "edges": [
+                {
+                    "n": i.name, "m": i.module, "a": i.macs, "p": i.params,
+                    "s": graph.edge_sources[e], "t": graph.edge_targets[e],
+                    "k": kinds.index(i.kind), "d": path_data(s.edges[e].curve),
+                    "h": head_data(s.edges[e].head), "l": list(s.edges[e].label),
+                }
+                for e, i in enumerate(graph.edges)
+            ],
+            "order": list(graph.order),
+            "count": len(self.frames), "label": self.frame_label,
+            "names": None if self.frame_names is None else list(map(str, self.frame_names)),
+            "frames": _base64((self.frames.numpy() * 255).round().astype(np.uint8)),
+            "modes": _base64(np.packbits(self._modes.numpy(), axis=1, bitorder="little")),
+            "probable": self.probable, "labels": self.probable and len(graph) <= 30,
+            "groups": getattr(self.sampler, "groups", None),
+            "sampling": "page" if isinstance(self.sampler, known) else "kernel",
+            "budget": self.budget, "full": None, "table": None, "costs": None,
+            "points": self.points,
+        }  # fmt: skip
+        if self.cost is not None:
+            live = graph.reachable(self._modes)
+            full = torch.ones(1, len(graph), dtype=torch.bool)
+            table = None  # only where the sum over the edges is the whole cost
+            cost = self.cost
+            if isinstance(cost, AdditiveCost) and type(cost).__call__ is AdditiveCost.__call__:
+                table = cost.per_edge.tolist()
+            spec |= {
+                "cost_name": self._cost_name, "unit": getattr(self.cost, "unit", ""),
+                "full": float(evaluate(self.cost, full)[0]),
+                "costs": evaluate(self.cost, live).tolist(),
+                "table": table,
+            }  # fmt: skip
+        return json.loads(json.dumps(spec, default=list))
+
+    def _widget_options(self) -> dict[str, Any]:
+        """A model id that follows from the content: running a notebook again changes nothing."""
+        content = json.dumps([type(self).__name__, self._spec], sort_keys=True)
+        digest = hashlib.sha256(content.encode()).hexdigest()[:24]
+        _ids[digest] += 1
+        name = f"{digest}{_ids[digest]:08x}"
+        return {"model_id": name, "layout": ipywidgets.Layout(model_id=f"{name}-layout")}
+
+    # ---------------------------------------------------------------- the still picture
+
+    def figure(self) -> Figure:
+        """What is shown now, as a matplotlib figure."""
+        s = scene(self.graph)
+        extra = 3.6 if self.points else 0.0
+        size = (s.width / 100 + extra, max(s.height / 100 + 0.5, 2.9 if extra else 0.0))
+        figure = Figure(figsize=size, layout="constrained")
+        ax = figure.add_subplot()
+        if self.points:
+            grid = figure.add_gridspec(1, 2, width_ratios=[extra, s.width / 100])
+            ax.set_subplotspec(grid[1])
+            self._draw_points(figure.add_subplot(grid[0]))
+        title = [self.title or self.graph.name]
+        if len(self.frames) > 1:
+            number = f"{self.frame_label} {self.frame + 1} of {len(self.frames)}"
+            title.append(self.frame_names[self.frame] if self.frame_names else number)
+        if self.cost_value is not None:
+            budget = "" if self.budget is None else f" (budget {self.budget:.3g})"
+            title.append(f"{self.cost_value:.3g} {getattr(self.cost, 'unit', '')}{budget}")
+        below = "\n" + " · ".join(title[1:]) if title[1:] else ""  # a graph may be narrow
+        draw_architecture(
+            ax, self.graph, self.mask, self.frame_probabilities, title=title[0] + below
+        )
+        return figure
+
+    def _draw_points(self, ax: Any) -> None:
+        import pandas as pd
+
+        points = self.points or {}
+        frame = pd.DataFrame({"x": points["x"], "y": points["y"]})
+        plot_pareto(frame, "x", "y", ax=ax, xlabel=points["xlabel"], ylabel=points["ylabel"])
+        row = frame.iloc[self.frame]
+        ax.scatter([row.x], [row.y], s=130, facecolors="none", edgecolors=PALETTE[3], lw=2)
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        bundle = super()._repr_mimebundle_(**kwargs)  # type: ignore[misc]
+        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
+        png = base64.b64encode(to_png(self.figure(), colours=64)).decode()
+        return data | {"text/plain": repr(self), "image/png": png}, metadata
+
+
+if anywidget is not None:
+    _palette = "".join(f"--k{i}:{c};" for i, c in enumerate(PALETTE))
+    _dark = "".join(f"--k{i}:{c};" for i, c in enumerate(DARK_PALETTE))
+    _dark_page = ':is([data-jp-theme-light="false"], .vscode-dark, html[theme="dark"])'
+
+    class _Shown(ArchViewCore, anywidget.AnyWidget):
+        _esm = (_HERE / "arch_view.js").read_text("utf-8")
+        _css = f".nas-arch{{{_palette}}} {_dark_page} .nas-arch{{{_dark}}}\n" + (
+            _HERE / "arch_view.css"
+        ).read_text("utf-8")
+
+        def __init__(self, *args: Any, **kwargs: Any):
+            super().__init__(*args, **kwargs)
+            self.on_msg(self._handle_message)
+
+    _Base: Any = _Shown
+else:
+    from nas_core.viz.fallback import plain
+
+    _Base = plain(ArchViewCore)
+
+
+class ArchView(_Base):
+    __doc__ = (ArchViewCore.__doc__ or "").replace(
+        "State and behaviour of a view, without any way to show it.",
+        "The live graph of an architecture: switch edges, move through recorded frames.",
+    )
+
+
+class ParetoPanel(ArchView):
+    """Several runs of one space: a scatter beside the graph; choosing a point shows that run.
+
+    Args:
+        space: as for `ArchView`.
+        runs: one per point: `search.Run`s, `Architecture`s or masks `[E]`.
+        costs, values: one number per run (lower cost is better, higher value is better); the
+            costs of `Run`s are known.
+        names: a text per run.
+        view: `cost`, `budget`, `title` … of `ArchView`.
+    """
+
+    def __init__(
+        self,
+        space: Any,
+        runs: Sequence[Any],
+        costs: Sequence[float] | None = None,
+        values: Sequence[float] = (),
+        *,
+        names: Sequence[str] | None = None,
+        xlabel: str = "cost",
+        ylabel: str = "accuracy",
+        **view: Any,
+    ):
+        x = [run.cost for run in runs] if costs is None else [float(c) for c in costs]
+        y = [float(v) for v in values]
+        if not len(runs) == len(x) == len(y) > 0:
+            raise ValueError(f"{len(runs)} runs, {len(x)} costs and {len(y)} values do not match")
+        if not (np.isfinite(x).all() and np.isfinite(y).all()):
+            raise ValueError("costs and values of the runs must be finite")
+        names = [f"run {i + 1}" for i in range(len(runs))] if names is None else list(names)
+        front = non_dominated(x, y)
+        points = {"x": x, "y": y, "name": names, "front": front.tolist()}
+        kept = [getattr(run, "architecture", run) for run in runs]
+        view.setdefault("frame", int(np.argmax(np.where(front, y, -np.inf))))
+        super().__init__(
+            space,
+            frames=np.stack([np.asarray(getattr(a, "mask", a), dtype=bool) for a in kept]),
+            frame_names=names,
+            points=points | {"xlabel": xlabel, "ylabel": ylabel},
+            **view,
+        )

@@ -1,0 +1,200 @@
+"""The plots of the book: trade-off fronts, training histories, radar charts.
+
+Every function draws into given axes (or makes a figure of its own) and returns the axes. Groups
+differ by colour *and* marker or dash, so that no information is in the colour alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from nas_core.viz.geometry import PALETTE
+
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_DASHES = ((), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2), (3, 1), (8, 2), (1, 3))
+
+
+def style(ax: Axes, *, xlabel: str = "", ylabel: str = "", title: str = "") -> Axes:
+    """The common look: light grid, no box, small type."""
+    ax.grid(True, color="#E4E4E4", linewidth=0.7)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=8)
+    if xlabel:
+        ax.set_xlabel(xlabel, fontsize=9)
+    if ylabel:
+        ax.set_ylabel(ylabel, fontsize=9)
+    if title:
+        ax.set_title(title, fontsize=10)
+    return ax
+
+
+def _axes(ax: Axes | None, size: tuple[float, float], **kwargs: Any) -> Axes:
+    if ax is not None:
+        return ax
+    return plt.subplots(figsize=size, layout="constrained", subplot_kw=kwargs)[1]
+
+
+def _column(frame: pd.DataFrame, name: str) -> np.ndarray:
+    if name not in frame:
+        raise ValueError(f"no column {name!r}; there are {list(frame.columns)}")
+    return frame[name].to_numpy(dtype=float)
+
+
+def non_dominated(cost: Any, value: Any) -> np.ndarray:
+    """bool `[N]`: the points that no other one dominates (no dearer, no worse, not equal)."""
+    c, v = np.asarray(cost, dtype=float), np.asarray(value, dtype=float)
+    no_worse = (c[None] <= c[:, None]) & (v[None] >= v[:, None])
+    better = (c[None] < c[:, None]) | (v[None] > v[:, None])
+    finite = np.isfinite(c) & np.isfinite(v)
+    return finite & ~(no_worse & better).any(1)
+
+
+def plot_pareto(
+    frame: pd.DataFrame,
+    cost: str = "cost",
+    value: str = "accuracy",
+    *,
+    ax: Axes | None = None,
+    group: str | None = None,
+    error: str | None = None,
+    budgets: Sequence[float] = (),
+    log: bool = False,
+    xlabel: str = "",
+    ylabel: str = "",
+    title: str = "",
+) -> Axes:
+    """Cost against quality; a step line joins the points that nothing dominates.
+
+    Args:
+        frame: one row per run.
+        cost, value: columns (lower cost is better, higher value is better).
+        group: column whose values get a colour and a marker each.
+        error: column with the half height of error bars (a standard deviation).
+        budgets: vertical lines.
+        log: logarithmic cost axis.
+    """
+    ax = _axes(ax, (5.4, 3.6))
+    x, y = _column(frame, cost), _column(frame, value)
+    bars = None if error is None else _column(frame, error)
+    labels = frame[group].astype(str).to_numpy() if group else np.full(len(frame), "")
+    front = non_dominated(x, y)
+    order = np.flatnonzero(front)[np.argsort(x[front], kind="stable")]
+    ax.step(x[order], y[order], where="post", color="#999999", lw=1.2, zorder=2)
+    for i, name in enumerate(dict.fromkeys(labels)):
+        rows = labels == name
+        colour, marker = PALETTE[i % len(PALETTE)], _MARKERS[i % len(_MARKERS)]
+        if bars is not None:
+            ax.errorbar(x[rows], y[rows], bars[rows], fmt="none", ecolor=colour, elinewidth=1)
+        faces = [colour if f else "white" for f in front[rows]]
+        ax.scatter(
+            x[rows], y[rows], c=faces, marker=marker, edgecolors=colour, s=34, zorder=3,
+            label=name or None,
+        )  # fmt: skip
+    for budget in budgets:
+        ax.axvline(budget, color=PALETTE[3], lw=1, ls=(0, (4, 3)), zorder=1)
+    if log:
+        ax.set_xscale("log")
+    if group:
+        ax.legend(frameon=False, fontsize=8)
+    return style(ax, xlabel=xlabel or cost, ylabel=ylabel or value, title=title)
+
+
+def plot_history(
+    history: pd.DataFrame,
+    columns: Sequence[str] | Mapping[str, str] = ("loss", "cost_mean", "entropy", "val_accuracy"),
+    *,
+    x: str = "epoch",
+    budget: float | None = None,
+    budget_column: str = "cost_mean",
+    warmup: float | None = None,
+    group: str | None = None,
+    title: str = "",
+) -> np.ndarray:
+    """Small multiples of a training history, one panel per column.
+
+    Args:
+        history: tidy frame, one row per epoch (and per run, when `group` names a column).
+        columns: what to show, or a mapping from column to axis label.
+        budget: horizontal line in the panel of `budget_column`.
+        warmup: number of epochs that a grey band marks.
+
+    Returns:
+        The array of axes.
+    """
+    names = dict(columns) if isinstance(columns, Mapping) else {c: c for c in columns}
+    figure, axes = plt.subplots(
+        1, len(names), figsize=(2.7 * len(names) + 0.4, 2.5), layout="constrained", squeeze=False
+    )
+    runs = [("", history)] if group is None else list(history.groupby(group, sort=False))
+    for ax, (column, label) in zip(axes[0], names.items(), strict=True):
+        for i, (name, rows) in enumerate(runs):
+            colour, dash = PALETTE[i % len(PALETTE)], _DASHES[i % len(_DASHES)]
+            xs, ys = _column(rows, x), _column(rows, column)
+            seen = np.isfinite(ys)  # a column may be measured every few epochs only
+            ax.plot(xs[seen], ys[seen], color=colour, dashes=dash, lw=1.6, label=str(name) or None)
+        if budget is not None and column == budget_column:
+            ax.axhline(budget, color=PALETTE[3], lw=1, ls=(0, (4, 3)))
+            ax.annotate("budget", (1, budget), xycoords=("axes fraction", "data"), fontsize=7,
+                        ha="right", va="bottom", color=PALETTE[3])  # fmt: skip
+        if warmup:
+            ax.axvspan(_column(history, x).min(), warmup, color="#EFEFEF", zorder=0, lw=0)
+        style(ax, xlabel=x, title=label)
+    if group is not None:
+        axes[0, -1].legend(frameon=False, fontsize=7)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return axes[0]
+
+
+def plot_radar(
+    scores: pd.DataFrame,
+    *,
+    ax: Axes | None = None,
+    limits: Mapping[str, tuple[float, float]] | None = None,
+    title: str = "",
+) -> Axes:
+    """Radar chart: one polygon per row, one spoke per column (thesis fig. 5.1).
+
+    Args:
+        scores: finite numbers, outwards is better; the index names the rows.
+        limits: `{column: (centre, rim)}`, reversed for costs; by default the data's range.
+    """
+    if scores.shape[1] < 3:
+        raise ValueError(f"a radar chart needs at least 3 columns, got {list(scores.columns)}")
+    ax = _axes(ax, (5.0, 4.2), projection="polar")
+    angles = np.linspace(0, 2 * np.pi, scores.shape[1], endpoint=False)
+    values = scores.to_numpy(dtype=float)
+    spans = [
+        (limits or {}).get(str(c), (np.min(v), np.max(v)))
+        for c, v in zip(scores.columns, values.T, strict=True)
+    ]
+    centre, rim = np.array(spans, dtype=float).T
+    width = np.where(rim == centre, 1.0, rim - centre)
+    radius = 0.1 + 0.9 * np.clip((values - centre) / width, 0, 1)  # the worst stays visible
+    for i, (name, r) in enumerate(zip(scores.index, radius, strict=True)):
+        colour = PALETTE[i % len(PALETTE)]
+        ring = np.append(np.arange(len(angles)), 0)
+        ax.plot(angles[ring], r[ring], color=colour, dashes=_DASHES[i % len(_DASHES)], lw=1.7,
+                marker=_MARKERS[i % len(_MARKERS)], ms=4, label=str(name))  # fmt: skip
+        ax.fill(angles[ring], r[ring], color=colour, alpha=0.06)
+    spokes = [
+        f"{c}\n{low:.3g} – {high:.3g}"
+        for c, low, high in zip(scores.columns, centre, rim, strict=True)
+    ]
+    ax.set(theta_offset=np.pi / 2, theta_direction=-1, ylim=(0, 1.03), yticks=[0.1, 0.55, 1.0])
+    ax.set_xticks(angles, spokes, fontsize=8)
+    ax.tick_params(axis="x", pad=13)
+    ax.set_yticklabels([])
+    ax.grid(color="#DDDDDD", linewidth=0.7)
+    ax.spines["polar"].set_color("#BBBBBB")
+    ax.legend(loc="upper left", bbox_to_anchor=(1.08, 1.0), frameon=False, fontsize=8)
+    if title:
+        ax.set_title(title, fontsize=10, pad=16)
+    return ax

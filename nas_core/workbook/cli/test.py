@@ -1,0 +1,33 @@
+"""Run the tests and compare every chapter's outputs with the committed ones (pytest + nbval).
+
+Further arguments go to pytest: `nas-workbook test -- -k graph`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--jobs", type=int, help="workers (default: 2, or 1 on one core)")
+    parser.add_argument("pytest_arguments", nargs="*", metavar="ARGUMENT", help="for pytest")
+
+
+def main(args: argparse.Namespace) -> int:
+    from nas_core.workbook.book import Book
+
+    command = pytest_command(args.jobs or min(2, os.cpu_count() or 1), args.pytest_arguments)
+    print(" ".join(["python", *command[1:]]), flush=True)
+    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    environment = {**os.environ, **threads, "NAS_PROGRESS": "0"}
+    return subprocess.run(command, cwd=Book.load().root, env=environment).returncode
+
+
+def pytest_command(jobs: int, further: list[str]) -> list[str]:
+    """Notebooks stay whole on one worker (loadscope): their cells share a kernel."""
+    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env"]
+    command += ["-n", str(jobs), "--dist", "loadscope"]
+    return command + (further or ["tests", "notebooks"])

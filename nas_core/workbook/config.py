@@ -1,0 +1,164 @@
+"""`chapter()`: from the parameters cell of a notebook to one record of settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from nas_core.training import (
+    describe_device,
+    one_thread,
+    pick_device,
+    seed_everything,
+    versions,
+)
+from nas_core.workbook import results
+from nas_core.workbook.book import Book, Chapter
+
+
+class ChapterConfig(Mapping[str, Any]):
+    """Settings of one chapter at one profile: `cfg.epochs` or `cfg["epochs"]`, read only.
+
+    Beside the settings that `meta.yaml` lists it has `.chapter`, `.profile`, `.seed` and
+    `.device` (a `torch.device`).
+    """
+
+    chapter: Chapter
+    profile: str
+    seed: int
+    device: torch.device
+
+    def __init__(self, chapter: Chapter, profile: str, seed: int, device: torch.device, **settings):
+        fixed = {"chapter": chapter, "profile": profile, "seed": seed, "device": device}
+        object.__setattr__(self, "__dict__", {**settings, **fixed})
+        object.__setattr__(self, "_names", tuple(settings))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # protocols of copy and pickle ask for what is not there
+            raise AttributeError(name)
+        raise AttributeError(
+            f"chapter {self.chapter.name} has no setting {name!r}; meta.yaml lists "
+            f"{', '.join(self._names) or 'none'}"
+        )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"settings are read only: pass {name}=… to chapter() instead")
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise KeyError(name)
+        return self.__dict__[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{k}={v!r}" for k, v in self.items())
+        return f"{self.chapter.name} at {self.profile}, seed {self.seed}: {settings or 'no knobs'}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Eight hex digits of chapter, profile, seed and settings."""
+        text = json.dumps([self.chapter.name, self.profile, self.seed, dict(self)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def environment(self) -> str:
+        """One line: device and versions. Differs between machines: tag its cell to be ignored."""
+        found = versions()
+        return " · ".join([describe_device(self.device), *(f"{k} {v}" for k, v in found.items())])
+
+    def results(self) -> pd.DataFrame:
+        """Recorded larger runs of this chapter, see `replay`."""
+        return results.replay(self.chapter.name, root=self.chapter.root)
+
+    def record(self, name: str, rows: list[dict[str, Any]], **config: Any) -> Path | None:
+        """Keep the rows of a larger run for `results`, with this chapter's command and settings.
+
+        Seeds are those of the rows' `seed`. Returns None at smoke, whose results are those in
+        the notebook itself.
+        """
+        if self.profile == "smoke":
+            return None
+        return results.record_result(
+            self.chapter.name,
+            name,
+            rows,
+            command=f"nas-workbook run {self.chapter.number:02d} --profile {self.profile}",
+            seeds=sorted({row.get("seed", self.seed) for row in rows}),
+            device=describe_device(self.device),
+            config={**self, **config},
+            root=self.chapter.root,
+        )
+
+    def checkpoint(self, name: str) -> Path | None:
+        """Where a run of this chapter keeps what it has; None at smoke, which never resumes."""
+        if self.profile == "smoke":
+            return None
+        folder = self.chapter.root / "build" / "checkpoints" / self.chapter.name
+        folder = folder / f"{self.profile}-{self.fingerprint}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{name}.pt"
+
+
+def chapter(
+    name: str, *, profile: str = "smoke", seed: int = 0, device: str = "auto", **overrides: Any
+) -> ChapterConfig:
+    """Settings of chapter `name` at `profile`; also seeds everything and fixes one CPU thread.
+
+    `overrides` replace settings of the profile; None keeps the profile's value, so a parameters
+    cell may say `EPOCHS = None`. Raises `ValueError` for an unknown chapter, profile or setting
+    and `TypeError` where an override has another type than the setting it replaces.
+    """
+    found = Book.load().find(name)
+    settings = found.profile(profile)
+    given = {k: v for k, v in overrides.items() if v is not None}
+    if unknown := set(overrides) - set(settings):
+        raise ValueError(
+            f"{found.name} has no setting {', '.join(sorted(unknown))}; "
+            f"it has {', '.join(settings) or 'none'}"
+        )
+    for key, value in given.items():
+        if not _same_kind(value, settings[key]):
+            raise TypeError(
+                f"{key}={value!r} is a {type(value).__name__}; the {profile} profile has "
+                f"{settings[key]!r}, a {type(settings[key]).__name__}"
+            )
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed is {seed!r}; it must be a whole number from 0 to 2**32 - 1")
+    _plain_output()
+    one_thread()
+    seed_everything(seed)
+    return ChapterConfig(found, profile, seed, pick_device(device), **{**settings, **given})
+
+
+def _same_kind(value: Any, setting: Any) -> bool:
+    """Whole numbers pass for real ones, tuples for lists; settings of None take anything."""
+    if setting is None:
+        return True
+    if isinstance(setting, bool) or isinstance(value, bool):
+        return isinstance(setting, bool) and isinstance(value, bool)
+    if isinstance(setting, float):
+        return isinstance(value, int | float)
+    if isinstance(setting, list):
+        return isinstance(value, list | tuple)
+    return isinstance(value, type(setting))
+
+
+def _plain_output() -> None:
+    """What makes two executions of a notebook write the same text."""
+    import matplotlib
+
+    matplotlib.rcParams.update(
+        {"svg.hashsalt": "nas-workbook", "figure.dpi": 80, "savefig.dpi": 80}
+    )
+    pd.set_option("display.width", 100)
+    pd.set_option("display.precision", 3)

@@ -1,0 +1,199 @@
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from nas_core.continual import (
+    CTRL,
+    Embedded,
+    Real,
+    Stream,
+    TaskSpec,
+    ctrl_stream,
+    permuted_digits,
+    split_classes,
+    tabulated_stream,
+)  # fmt: skip
+from nas_core.continual.families import CLASSES, RAINBOW, draw_family, paint
+from nas_core.continual.streams import (
+    THESIS_SIZES,
+    check_deranged,
+    check_disjoint,
+    check_relations,
+    derange,
+    long_specs,
+    small_fraction,
+)  # fmt: skip
+from nas_core.data import DataNotFound
+from nas_core.data.reference import load as reference
+
+SMALL = Embedded(16, (110, 40, 10))
+
+
+@pytest.mark.parametrize("family", CLASSES)
+def test_families_are_deterministic_and_their_splits_differ(family):
+    x, y = draw_family(family, 3, size=16)
+    again, _ = draw_family(family, 3, size=16)
+    other, _ = draw_family(family, 3, size=16, split="val")
+    assert x.dtype == torch.uint8 and x.shape == (3 * len(CLASSES[family]), 3, 16, 16)
+    assert torch.equal(x, again) and not torch.equal(x, other)
+    assert y.bincount().tolist() == [3] * len(CLASSES[family])
+
+
+@pytest.mark.parametrize("family", [f for f in CLASSES if f != "many_objects"])
+def test_families_can_be_told_apart_by_a_simple_classifier(family):
+    """Nearest neighbours beat chance clearly, and shuffled labels do not."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    x, y = draw_family(family, 60, size=16)
+    xt, yt = draw_family(family, 20, size=16, split="test")
+    # Fourier magnitudes: textures and cluttered scenes have no fixed place.
+    a, b = (torch.fft.rfft2(v.float().mean(1)).abs().flatten(1).log1p() for v in (x, xt))
+    plain = KNeighborsClassifier(5).fit(x.flatten(1), y).score(xt.flatten(1), yt)
+    score = max(plain, KNeighborsClassifier(5).fit(a, y).score(b, yt))
+    shuffled = y[torch.randperm(len(y), generator=torch.Generator().manual_seed(0))]
+    assert score > 0.17, score
+    assert KNeighborsClassifier(5).fit(a, shuffled).score(b, yt) < 0.17
+
+
+def test_painted_digits_have_the_background_asked_for():
+    x, _ = draw_family("rainbow_digits", 2, size=16)
+    corner = paint(x, 3)[:, :, 0, 0].float().mean(0) / 255
+    assert torch.allclose(corner, torch.tensor(RAINBOW[3]), atol=0.01)
+    with pytest.raises(ValueError, match="0…6"):
+        paint(x, 7)
+
+
+@pytest.mark.parametrize("name", CTRL)
+def test_streams_are_the_same_for_the_same_seed(name):
+    one, two = (ctrl_stream(name, SMALL, tasks=6) for _ in range(2))
+    assert one.fingerprint == two.fingerprint and one.specs == two.specs
+    assert torch.equal(one[1].train.x, two[1].train.x)
+    assert ctrl_stream(name, SMALL, seed=1, tasks=6).fingerprint != one.fingerprint
+    for task in one:
+        assert len(task.train) == task.spec.train and len(task.val) == task.spec.val
+        counts = task.train.y.bincount(minlength=task.way)
+        assert counts.max() - counts.min() <= 1
+        x = task.train.plain().inputs(task.train.x)  # normalised by its own statistics
+        assert x.mean((0, 2, 3)).abs().max() < 1e-4
+
+
+def test_sizes_of_table_5_2():
+    streams = {n: ctrl_stream(n, SMALL, sizes=THESIS_SIZES) for n in ("minus", "plus", "in")}
+    sizes = {n: [(s.train, s.val) for s in stream.specs] for n, stream in streams.items()}
+    assert sizes["minus"] == [(4000, 2000)] + [(400, 200)] * 5
+    assert sizes["plus"] == [(400, 200)] * 5 + [(4000, 2000)]
+    assert sizes["in"] == [(4000, 2000)] + [(400, 200)] * 4 + [(50, 30)]
+
+
+def test_relations_of_the_five_transfer_streams():
+    minus, plus, out = (ctrl_stream(n, SMALL).specs for n in ("minus", "plus", "out"))
+    inp, plastic = (ctrl_stream(n, SMALL).specs for n in ("in", "pl"))
+    assert minus[0].classes == minus[-1].classes and minus[0].train > minus[-1].train
+    assert plus[0].classes == plus[-1].classes and plus[0].train < plus[-1].train
+    assert all(a != b for a, b in zip(out[0].classes, out[-1].classes, strict=True))
+    assert inp[0].background != inp[-1].background and inp[0].classes == inp[-1].classes
+    assert len({s.role for s in plastic}) == len(plastic) == 5
+
+
+def test_wrong_relations_are_refused():
+    specs = list(ctrl_stream("out", SMALL).specs)
+    with pytest.raises(ValueError, match="fixed points"):
+        check_relations("out", [specs[0], *specs[1:-1], specs[0]])
+    with pytest.raises(ValueError, match="share a data set"):
+        check_relations("pl", [specs[0], specs[0]])
+    with pytest.raises(ValueError, match="inputs differ"):
+        rainbow = list(ctrl_stream("in", SMALL).specs)
+        check_relations("in", [rainbow[0], *rainbow[1:-1], rainbow[0]])
+    with pytest.raises(ValueError, match="training examples first"):
+        minus = ctrl_stream("minus", SMALL).specs
+        check_relations("minus", minus[::-1])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_derangements_have_no_fixed_point(seed):
+    classes = tuple("abcdefghij")
+    after = derange(classes, np.random.default_rng(seed))
+    check_deranged(classes, after)
+    with pytest.raises(ValueError, match="fixed points"):
+        check_deranged(classes, classes)
+
+
+def test_too_few_images_and_shared_classes_are_refused():
+    stream = Stream("x", [TaskSpec("digits", ("0", "1"), 500, 20)], SMALL)
+    with pytest.raises(ValueError, match="has 110; ask for fewer"):
+        stream[0]
+    with pytest.raises(ValueError, match="no classes"):
+        Stream("x", [TaskSpec("digits", ("0", "cat"), 20, 20)], SMALL)[0]
+    with pytest.raises(ValueError, match="each once"):
+        TaskSpec("digits", ("0", "0"), 20, 20)
+    with pytest.raises(ValueError, match="share no class"):
+        check_disjoint([TaskSpec("digits", ("0", "1"), 9, 9), TaskSpec("digits", ("1", "2"), 9, 9)])
+
+
+def test_schedule_of_the_long_stream():
+    assert [small_fraction(t) for t in (1, 33, 34, 66, 67, 100)] == [0.5, 0.5, 0.75, 0.75, 1, 1]
+    small = np.array([[s.train == 25 for s in long_specs(SMALL, seed=seed)] for seed in range(30)])
+    assert small[:, 66:].all()
+    assert abs(small[:, :33].mean() - 0.5) < 0.06  # 990 draws: four standard errors
+    assert abs(small[:, 33:66].mean() - 0.75) < 0.06
+    large = [s for s in long_specs(SMALL, seed=0) if s.train > 25]
+    assert all((s.train, s.val) == (550, 200) for s in large)  # all there is: 5 × 110, 5 × 40
+    assert len(long_specs(SMALL, tasks=12)) == 12
+
+
+def test_permuted_digits_and_disjoint_splits():
+    stream = permuted_digits(SMALL, tasks=3, train=100, val=50)
+    a, b = stream[0], stream[1]
+    assert a.input_shape == (1, 16, 16)
+    assert not torch.equal(a.train.x[0].flatten().sort().values, a.train.x[0].flatten())
+    pools = [t.test.x.flatten(1).float().mean(0).sort().values for t in (a, b)]
+    assert torch.allclose(*pools)  # the same images, other places
+    assert not torch.equal(a.test.x, b.test.x)
+    split = split_classes(SMALL, train=100, val=50)
+    seen = [c for s in split.specs for c in s.classes]
+    assert len(split) == 5 and len(set(seen)) == len(seen) == 50
+    with pytest.raises(ValueError, match="cannot be split"):
+        split_classes(SMALL, way=7, train=100, val=50)
+
+
+def test_a_task_alone_has_the_same_images():
+    stream = ctrl_stream("minus", SMALL, sizes={"large": (200, 100)})
+    alone = stream.only(5)
+    assert len(alone) == 1 and alone[0].id == 0
+    assert torch.equal(alone[0].train.x, stream[5].train.x)
+
+
+def test_appendix_a_lists_one_whole_instance():
+    table = reference("s_long")
+    assert len(table) == 100 and table["task"].tolist() == list(range(1, 101))
+    assert all(len(set(c)) == 5 for c in table["classes"])
+    small = (table["train"] == 25).to_numpy()
+    assert small[66:].all() and 0.3 < small[:33].mean() < 0.7
+    capped = table[table["dataset"].isin(["svhn", "cifar10", "fashion-mnist"])]
+    assert (capped["test"] == 5000).all()
+
+
+DATA = os.environ.get("NAS_DATA", "")
+
+
+@pytest.mark.skipif(not os.path.isdir(os.path.join(DATA, "MNIST")), reason="NAS_DATA has no MNIST")
+def test_real_streams_and_the_rows_of_appendix_a():
+    real = Real(DATA)
+    table = reference("s_long")
+    mnist = table[table["dataset"] == "mnist"].head(3)
+    stream = tabulated_stream(mnist, real)
+    for task, test in zip(stream, mnist["test"], strict=True):
+        assert len(task.test) == test  # at most 1000 of each class
+        assert task.input_shape == (3, 32, 32)
+    digits = permuted_digits(real, tasks=1, train=50_000, val=10_000)[0]
+    assert digits.input_shape == (1, 28, 28) and len(digits.train) == 50_000
+
+
+def test_missing_real_data_says_what_to_do(tmp_path):
+    with pytest.raises(DataNotFound, match="nas-workbook data fetch mnist"):
+        Real(str(tmp_path)).pool("digits", "train")
+    with pytest.raises(DataNotFound, match="SVHN"):
+        Real(str(tmp_path)).pool("wild_digits", "train")
+    assert Real(str(tmp_path), embedded_for=("wild_digits",)).name("svhn") == "embedded wild_digits"

@@ -1,0 +1,142 @@
+"""Exercises of chapter 02 both ways: the solution passes, the stub and typical mistakes do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+from nas_core.workbook import checks
+
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "02_reinforce.ipynb"
+NAMES = {
+    "score": checks.ex_2_1,
+    "reinforce_loss": checks.ex_2_2,
+    "leave_one_out": checks.ex_2_3,
+    "smallest_lambda": checks.ex_2_4,
+}
+
+
+def solutions(kind):
+    """Functions of the solution cells, from their source or from the student's stub."""
+    cells = nbformat.read(NOTEBOOK, as_version=4).cells
+    space = {"torch": torch}
+    for cell in cells:
+        if "solution" in cell.metadata.get("tags", []):
+            exec(cell.source if kind == "solution" else cell.metadata["stub"], space)
+    return space
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_solution_passes(name, capsys):
+    assert NAMES[name](solutions("solution")[name])
+    assert capsys.readouterr().out.startswith("✓ 2.")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_stub_is_told_that_it_is_empty(name, capsys):
+    assert not NAMES[name](solutions("stub")[name])
+    assert "not written yet" in capsys.readouterr().out
+
+
+def sigma(z):
+    return torch.sigmoid(z)
+
+
+def within(d, o):
+    return d[o == 0].min()
+
+
+def advantage(d):
+    return (d - d.mean()).detach()
+
+
+MISTAKES = [
+    ("score", "sign", lambda m, d, z: d * (sigma(z) - m.float()), "sign is reversed"),
+    ("score", "all coins", lambda m, d, z: m.float() - sigma(z), "not thrown"),
+    (
+        "score",
+        "by γ",
+        lambda m, d, z: d * (m.float() - sigma(z)) / (sigma(z) * (1 - sigma(z))),
+        "derivative by γ",
+    ),
+    ("score", "on only", lambda m, d, z: d * m * (1 - sigma(z)), "came up off has a score"),
+    (
+        "score",
+        "sign of off",
+        lambda m, d, z: d * torch.where(m, 1 - sigma(z), sigma(z)),
+        "−σ(z)",
+    ),
+    ("score", "one row", lambda m, d, z: (m.float() - sigma(z))[0], "expected shape [3, 5]"),
+    ("reinforce_loss", "sign", lambda lp, d: -(advantage(d) * lp).mean(), "sign is reversed"),
+    ("reinforce_loss", "no baseline", lambda lp, d: (d.detach() * lp).mean(), "no baseline"),
+    ("reinforce_loss", "sum", lambda lp, d: (advantage(d) * lp).sum(), "the sum over the batch"),
+    (
+        "reinforce_loss",
+        "sum, no baseline",
+        lambda lp, d: (d.detach() * lp).sum(),
+        "no baseline, and the sum",
+    ),
+    ("reinforce_loss", "no detach", lambda lp, d: ((d - d.mean()) * lp).mean(), "detach()"),
+    ("reinforce_loss", "vector", lambda lp, d: advantage(d) * lp, "one number"),
+    ("reinforce_loss", "returns nothing", lambda lp, d: None, "`return` missing"),
+    ("leave_one_out", "batch mean", lambda d: d.mean(), "mean of its own"),
+    ("leave_one_out", "includes itself", lambda d: d.mean().expand(len(d)), "itself included"),
+    ("leave_one_out", "divides by S", lambda d: (d.sum() - d) / len(d), "S − 1"),
+    (
+        "leave_one_out",
+        "advantage",
+        lambda d: d - (d.sum() - d) / (len(d) - 1),
+        "only the baseline",
+    ),
+    (
+        "smallest_lambda",
+        "negative",
+        lambda d, o: ((within(d, o) - d[o > 0]) / o[o > 0]).max() if (o > 0).any() else 0.0,
+        "never negative",
+    ),
+    (
+        "smallest_lambda",
+        "first crossing",
+        lambda d, o: (
+            max(((within(d, o) - d[o > 0]) / o[o > 0]).min().item(), 0.0) if (o > 0).any() else 0.0
+        ),
+        "first crossing",
+    ),
+    (
+        "smallest_lambda",
+        "worst within",
+        lambda d, o: (
+            max(((d[o == 0].max() - d[o > 0]) / o[o > 0]).max().item(), 0.0)
+            if (o > 0).any()
+            else 0.0
+        ),
+        "not with the worst",
+    ),
+    (
+        "smallest_lambda",
+        "division by zero",
+        lambda d, o: ((within(d, o) + 1 - d) / o).max().item(),
+        "violators alone",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "message"),
+    [(name, answer, message) for name, _, answer, message in MISTAKES],
+    ids=[f"{name}: {what}" for name, what, *_ in MISTAKES],
+)
+def test_a_typical_mistake_is_named(name, answer, message, capsys):
+    assert not NAMES[name](answer)
+    said = capsys.readouterr().out
+    assert said.startswith("✗ 2.") and message in said
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("answer", [None, 3, "score"])
+def test_what_is_no_function_fails_quietly(name, answer, capsys):
+    assert not NAMES[name](answer)
+    assert capsys.readouterr().out.startswith("✗ 2.")

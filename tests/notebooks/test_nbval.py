@@ -1,0 +1,38 @@
+"""The comparison of outputs really compares: nbval fails when a number of a chapter changes."""
+
+import json
+import subprocess
+
+from nas_core.workbook import Book, notebooks
+from nas_core.workbook.cli import main
+from nas_core.workbook.cli.test import pytest_command
+from tests.workbook.books import code, make_book
+
+NAME = "01_small"
+
+
+def compare(book) -> subprocess.CompletedProcess:
+    command = pytest_command(1, ["notebooks", "-p", "no:cacheprovider"])
+    return subprocess.run(command, cwd=book, capture_output=True, text=True)
+
+
+def test_a_changed_number_fails(tmp_path, monkeypatch):
+    cells = [
+        code("print('this machine')", "setup", "nbval-ignore-output"),
+        code("import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()"),
+        code("print('accuracy 0.93')"),
+    ]
+    root = make_book(tmp_path / "book", {NAME: cells})
+    monkeypatch.chdir(root)
+    monkeypatch.delenv("NAS_BOOK", raising=False)
+    assert main(["run", "--write"]) == 0
+    path = Book.load().find(1).path
+    good = compare(root)
+    assert good.returncode == 0 and "4 passed" in good.stdout, good.stdout
+    path.write_text(path.read_text().replace("this machine", "another machine"))
+    changed = json.loads(path.read_text())
+    changed["cells"][-1]["outputs"][0]["text"] = ["accuracy 0.92\n"]
+    path.write_text(json.dumps(changed))
+    bad = compare(root)
+    assert bad.returncode == 1 and "1 failed, 3 passed" in bad.stdout, bad.stdout
+    assert notebooks.read(path)  # nothing was rewritten

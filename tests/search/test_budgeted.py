@@ -1,0 +1,266 @@
+"""The budgeted search on a problem with a known answer, and everything that may go wrong."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nas_core import costs
+from nas_core.search import BudgetConfig, Run, budgeted, per_example_loss
+from nas_core.supernet import ChoiceSampler, SuperNetwork
+from nas_core.training import NonFiniteLoss, evaluate
+from tests.search.problems import CONFIG, Xor, xor_net, xor_sampler
+
+USEFUL = 2 * 32 + 32 * 8
+HEAD = 8 * 2
+FULL = USEFUL + 2 * 8 + 2 * 400 + HEAD
+
+
+def search(
+    config=CONFIG, budget=USEFUL + HEAD + 20, cost=None, net=None, data=None, **kwargs
+) -> Run:
+    net = net or xor_net()
+    kwargs.setdefault("progress", False)
+    sampler = kwargs.pop("sampler", None) or xor_sampler(net)
+    cost = cost or costs.computation(net)
+    return budgeted(net, sampler, cost, budget, data or Xor(), config, **kwargs)
+
+
+def test_the_useful_edge_is_kept_and_the_idle_ones_go():
+    net = xor_net()
+    run = search(net=net)
+    kept = set(run.architecture.edges)
+    assert "useful" in kept and "head" in kept and not kept & {"idle 1", "idle 2"}
+    assert run.meets_budget and "meets the budget" in run.statement()
+    assert run.cost == run.architecture.macs <= USEFUL + HEAD + 20
+    found = run.architecture.extract(net).eval()
+    assert evaluate(found, Xor().test)["accuracy"] > 0.95
+    last = run.history.iloc[-1]
+    assert last.violation < 0.1 and last.cost_mean < 0.6 * FULL
+    assert last.entropy < run.history.iloc[3].entropy
+
+
+def test_without_lambda_nothing_pushes_the_cost_down():
+    """Negative control: the same search with λ = 0 keeps to no budget."""
+    run = search(replace(CONFIG, lam=0.0))
+    assert run.cost > USEFUL + HEAD + 20 and not run.meets_budget
+    assert "MISSES" in run.statement()
+
+
+def test_a_tighter_budget_costs_less():
+    cheap = search(budget=2 * 8 + HEAD)
+    assert cheap.architecture.edges == ("linear", "head") and cheap.meets_budget
+    assert cheap.history.val_accuracy.iloc[-1] < 0.8  # a line cannot solve it
+
+
+def test_history_and_probabilities():
+    run = search()
+    assert run.history.epoch.tolist() == list(range(15))
+    assert run.history.phase.tolist() == ["warm-up"] * 3 + ["search"] * 12
+    assert run.probabilities.shape == (15, 5)
+    assert (run.probabilities[:3] == 1).all() and (run.probabilities[:, 4] == 1).all()
+    assert (run.history.cost_mean[:3] == FULL).all() and run.full_cost == FULL
+    assert run.config["lam"] == 3 and run.seed == 0 and "torch" in run.versions
+
+
+def test_same_seed_same_bits_other_seed_other_bits():
+    a, b, c = search(), search(), search(replace(CONFIG, seed=1))
+    assert a.history.equals(b.history) and torch.equal(a.probabilities, b.probabilities)
+    assert not a.history.equals(c.history)
+
+
+def test_equal_objectives_leave_gamma_alone():
+    """With D the same for every sample the batch-mean baseline makes the update exactly zero."""
+    net = xor_net()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.zero_()
+    sampler = xor_sampler(net)
+    config = replace(CONFIG, lr=1e-30, epochs=2, warmup_epochs=0, lam=0.0)
+    search(config, net=net, sampler=sampler)
+    assert (sampler.logits == 3).all()
+
+
+def test_gamma_starts_from_the_initial_logit_after_warm_up():
+    net = xor_net()
+    sampler = xor_sampler(net)
+    with torch.no_grad():
+        sampler.logits.fill_(-5)
+    search(replace(CONFIG, gamma_lr=0.0, epochs=4), net=net, sampler=sampler)
+    assert (sampler.logits == 3).all()
+
+
+def test_the_budget_counts_in_units_of_the_cost():
+    """A cost twice as large with a budget twice as large is the same problem."""
+    net = xor_net()
+    double = costs.AdditiveCost(net.graph.macs * 2, "double", "macs")
+    a, b = search(), search(cost=double, budget=2 * (USEFUL + HEAD + 20), net=net)
+    assert torch.equal(a.probabilities, b.probabilities) and b.cost == 2 * a.cost
+
+
+def test_black_box_and_stochastic_costs():
+    net = xor_net()
+    noise = torch.Generator().manual_seed(0)
+
+    def energy(mask):
+        exact = mask.double() @ net.graph.macs.double()
+        return exact * (1 + 0.1 * torch.randn(len(mask), generator=noise).double())
+
+    run = search(cost=energy, budget=1.3 * (USEFUL + HEAD), net=net)
+    assert "useful" in run.architecture.edges
+    assert not {"idle 1", "idle 2"} <= set(run.architecture.edges)
+
+
+def test_path_sampler_searches_too():
+    net = xor_net()
+    run = search(sampler=ChoiceSampler.paths(net.graph), net=net)
+    assert len(run.architecture.kept) == 2 and run.meets_budget
+
+
+def test_impossible_budget_names_the_cheapest():
+    with pytest.raises(ValueError, match="cheapest costs 32"):
+        search(budget=31)
+
+
+def test_budget_of_exactly_the_cheapest_is_accepted():
+    assert search(replace(CONFIG, epochs=4), budget=32).budget == 32
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"warmup_epochs": 15}, "warmup_epochs is 15"),
+        ({"warmup_epochs": -1}, "warmup_epochs is -1"),
+        ({"lam": -1.0}, "lam is -1"),
+    ],
+)
+def test_impossible_configurations_are_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        replace(CONFIG, **change)
+
+
+def test_a_cost_of_the_wrong_shape_is_refused_before_training():
+    with pytest.raises(ValueError, match="must return one number each"):
+        search(cost=lambda mask: mask.double())
+
+
+def test_nan_loss_stops_and_keeps_the_last_good_state(tmp_path):
+    path = tmp_path / "run.pt"
+    with pytest.raises(NonFiniteLoss) as caught:
+        search(replace(CONFIG, lr=1e30), checkpoint=path)
+    assert caught.value.checkpoint == path and path.exists()
+
+
+def test_runs_are_saved_and_loaded(tmp_path):
+    run = search(replace(CONFIG, epochs=5))
+    run.save(tmp_path / "run.pt")
+    twin = Run.load(tmp_path / "run.pt")
+    assert twin.architecture == run.architecture and twin.history.equals(run.history)
+    assert torch.equal(twin.probabilities, run.probabilities)
+    assert twin.statement() == run.statement() and twin.graph.fingerprint == run.graph.fingerprint
+
+
+def test_resuming_between_epochs_gives_the_same_bits(tmp_path):
+    whole = search()
+    path = tmp_path / "run.pt"
+    calls = 0
+    net = xor_net()
+    inner = costs.computation(net)
+
+    def breaking(mask):
+        nonlocal calls
+        calls += 1
+        if calls == 40:
+            raise KeyboardInterrupt
+        return inner(mask)
+
+    first = search(cost=breaking, net=net, checkpoint=path)
+    assert first.interrupted and 3 < len(first.history) < 15
+    again = search(checkpoint=path)
+    assert not again.interrupted and again.history.equals(whole.history)
+    assert torch.equal(again.probabilities, whole.probabilities)
+
+
+def test_a_checkpoint_of_another_search_is_refused(tmp_path):
+    search(replace(CONFIG, epochs=4), checkpoint=tmp_path / "run.pt")
+    with pytest.raises(ValueError, match="lam"):
+        search(replace(CONFIG, epochs=4, lam=1.0), checkpoint=tmp_path / "run.pt")
+    with pytest.raises(ValueError, match="budget"):
+        search(replace(CONFIG, epochs=4), budget=FULL, checkpoint=tmp_path / "run.pt")
+
+
+SCRIPT = """
+    import sys, torch
+    torch.set_num_threads(1)
+    from tests.search.test_budgeted import LONG, search
+    search(LONG, checkpoint=sys.argv[1])
+"""
+LONG = replace(CONFIG, epochs=25, batch_size=8)
+
+
+def test_killed_at_arbitrary_steps_and_resumed_bit_for_bit(tmp_path):
+    """SIGKILL while training, twice; the end is that of an undisturbed run."""
+    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    checkpoint = tmp_path / "killed.ckpt"
+    for delay in (0.05, 0.31):
+        seen = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        arguments = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(checkpoint)]
+        process = subprocess.Popen(arguments, env=environment, cwd=root)
+        while process.poll() is None and (
+            not checkpoint.exists() or checkpoint.stat().st_mtime_ns == seen
+        ):
+            time.sleep(0.01)  # wait until this process has finished an epoch of its own
+        time.sleep(delay)
+        assert process.poll() is None, "ended before it could be killed: make LONG longer"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert 0 < len(torch.load(checkpoint)["history"]["rows"]) < LONG.epochs
+    resumed = search(LONG, checkpoint=checkpoint)
+    whole = search(LONG, checkpoint=tmp_path / "whole.ckpt")
+    assert resumed.history.equals(whole.history)
+    assert torch.equal(resumed.probabilities, whole.probabilities)
+    states = [torch.load(path)["state"] for path in (checkpoint, tmp_path / "whole.ckpt")]
+    for part in ("supernet", "sampler", "theta", "gamma"):
+        _assert_same(states[0][part], states[1][part])
+
+
+def _assert_same(a, b):
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            _assert_same(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            _assert_same(x, y)
+    else:
+        assert a == b
+
+
+def test_pixel_losses_are_means_over_the_image():
+    output, target = torch.randn(2, 3, 4, 4), torch.randint(3, (2, 4, 4))
+    losses = per_example_loss(output, target)
+    expected = torch.nn.functional.cross_entropy(output[1:], target[1:])
+    assert losses.shape == (2,) and torch.isclose(losses[1], expected)
+
+
+def test_a_batch_without_any_live_architecture_is_survived():
+    """The head's source is only reached by a gate that is off: loss of the constant prediction."""
+    net = SuperNetwork([("x", "y", torch.nn.Linear(2, 2))], "x", "y", input_shape=(2,))
+    from nas_core.supernet import BernoulliSampler
+
+    sampler = BernoulliSampler(net.graph, logit=-50.0)
+    config = BudgetConfig(epochs=1, warmup_epochs=0, batch_size=64, milestones=())
+    run = search(config, budget=4, net=net, sampler=sampler)
+    assert run.architecture.is_empty and not run.meets_budget and run.cost == 0
+    assert run.history.loss.item() == pytest.approx(torch.log(torch.tensor(2.0)).item(), abs=1e-5)
+    assert "nothing was found" in run.statement()

@@ -1,0 +1,230 @@
+"""Strategies on a space with a closed-form truth."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.integrate import quad
+from scipy.stats import norm
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import Kernel, NormalizedKernelMixin, StationaryKernelMixin
+
+from nas_core.search import strategies as s
+from nas_core.search.one_shot import (
+    differentiable_search,
+    edge_groups,
+    relaxed_forward,
+    shared_accuracies,
+    train_shared_weights,
+)
+from nas_core.search.tabular import CellTable
+from nas_core.spaces.cells import cell_mask, cell_network
+from nas_core.training import TensorData
+
+OPS = (1, 2, 3, 4)
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Separable: each edge adds what its operation is worth, the third as much as the rest."""
+    cells = list(itertools.product(OPS, repeat=6))
+    array = np.array(cells)
+    worth = np.array([0, 0.0, 0.5, 1.0, 0.2])
+    value = (worth[array] * [1, 1, 3, 1, 1, 1]).sum(1) / 8
+    rng = np.random.default_rng(0)
+    accuracy = {}
+    for epochs in (1, 2, 4):
+        noise = rng.normal(0, 0.02 / epochs, (len(cells), 3))
+        accuracy["val", epochs] = np.clip(0.2 + 0.5 * value[:, None] + noise + 0.02 * epochs, 0, 1)
+    accuracy["test", 4] = (0.2 + 0.5 * value)[:, None].repeat(3, 1)
+    macs = 100 + 900 * (array == 3).sum(1) + 100 * (array == 2).sum(1)
+    about = pd.DataFrame({"macs": macs, "params": macs, "step_ms": 1.0})
+    return CellTable("separable", cells, accuracy, about)
+
+
+STRATEGIES = list(s.named())
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_spends_its_budget_and_no_more(table, name):
+    problem = s.Problem(table, trainings=12, seed=0)
+    run = s.run_search(s.named()[name], problem, 0)
+    assert 12 * 4 - 4 < run.epochs.iloc[-1] <= 12 * 4
+    assert run.epochs.is_monotonic_increasing and (run.regret >= -1e-9).all()
+    assert run.seconds.iloc[-1] == pytest.approx(0.04 * run.epochs.iloc[-1])
+    again = s.run_search(s.named()[name], s.Problem(table, 12, 0), 0)
+    assert again.val.tolist() == run.val.tolist()  # the seed decides
+
+
+def _final(table, name, trainings, seeds=8, **kwargs):
+    runs = [
+        s.run_search(s.named()[name], s.Problem(table, trainings, n, **kwargs), n)
+        for n in range(seeds)
+    ]
+    return np.mean([run.regret.iloc[-1] for run in runs])
+
+
+def test_strategies_that_learn_beat_random_on_a_separable_space(table):
+    random = _final(table, "random", 80)
+    assert _final(table, "evolution", 80) < 0.6 * random
+    assert _final(table, "Bayesian", 40) < random
+    assert _final(table, "controller", 240, seeds=3) < random
+    assert _final(table, "Q-learning", 240, seeds=3) < random
+
+
+def test_counting_order_leaves_the_first_edges_alone(table):
+    problem = s.Problem(table, trainings=16, seed=0)
+    run = s.run_search(s.grid_search, problem, 0)
+    assert len({cell[:4] for cell in run.cell}) == 1 and len(set(run.cell)) == 16
+
+
+def test_successive_halving_follows_its_schedule(table):
+    """16 for one epoch, 8 go on to two, 4 to four: 16·1 + 8·1 + 4·2 epochs a bracket."""
+    problem = s.Problem(table, trainings=8, seed=0)
+    run = s.run_search(s.successive_halving, problem, 0)
+    assert run["for"].tolist() == [1] * 16 + [2] * 8 + [4] * 4
+    assert run.epochs.iloc[-1] == 32
+    first, second = run[run["for"] == 1], run[run["for"] == 2]
+    survivors = set(first.sort_values("val").cell.iloc[8:])
+    assert set(second.cell) == survivors
+
+
+def test_going_on_costs_the_missing_epochs_only(table):
+    problem = s.Problem(table, trainings=3, seed=0)
+    cell = table.cells[0]
+    for epochs, spent in ((1, 1), (4, 4), (4, 5)):
+        problem.train(cell, epochs)
+        assert problem.spent == spent
+    with pytest.raises(s.BudgetSpent):
+        for _ in range(100):
+            problem.train(cell)
+
+
+def test_a_budget_of_multiply_adds_is_never_exceeded(table):
+    limit = 2_500
+    run = s.run_search(s.evolution, s.Problem(table, 40, 0, max_macs=limit), 0)
+    assert max(table.macs(cell) for cell in run.cell) <= limit
+    best = table.accuracy(table.best(max_macs=limit), split="test")
+    assert run.regret.iloc[-1] == pytest.approx(best - run.test.iloc[-1])
+    with pytest.raises(ValueError, match="cheapest"):
+        s.run_search(s.random_search, s.Problem(table, 2, 0, max_macs=1), 0)
+
+
+def test_regret_at_is_a_step_function():
+    run = pd.DataFrame({"epochs": [4, 8, 12], "regret": [0.3, 0.2, 0.2]})
+    got = s.regret_at(run, np.array([3, 4, 7, 8, 99]))
+    assert math.isnan(got[0]) and got[1:].tolist() == [0.3, 0.3, 0.2, 0.2]
+
+
+@pytest.mark.parametrize("mean, std, best", [(0.0, 1.0, 0.5), (2.0, 0.3, 1.0), (-1.0, 0.2, 1.0)])
+def test_expected_improvement_is_the_integral(mean, std, best):
+    integral, _ = quad(
+        lambda f: (f - best) * norm.pdf(f, mean, std), best, mean + 12 * std + abs(best), limit=200
+    )
+    got = s.expected_improvement(np.array([mean]), np.array([std]), best)[0]
+    assert got == pytest.approx(integral, abs=1e-8)
+
+
+class _Hamming(StationaryKernelMixin, NormalizedKernelMixin, Kernel):
+    """exp(−d/2) of the number of different entries, for scikit-learn."""
+
+    def __init__(self):
+        pass
+
+    def __call__(self, X, Y=None, eval_gradient=False):
+        Y = X if Y is None else Y
+        return np.exp(-(np.asarray(X)[:, None] != np.asarray(Y)[None]).sum(2) / 2.0)
+
+
+def test_gaussian_process_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    seen, ask = rng.integers(1, 5, (15, 6)), rng.integers(1, 5, (40, 6))
+    values = rng.normal(size=15)
+    z = (values - values.mean()) / values.std()
+    oracle = GaussianProcessRegressor(_Hamming(), alpha=0.1, optimizer=None).fit(seen, z)
+    mean, std = oracle.predict(ask, return_std=True)
+    got_mean, got_std = s.gaussian_process(seen, values, ask)
+    np.testing.assert_allclose(got_mean, values.mean() + values.std() * mean, atol=1e-6)
+    np.testing.assert_allclose(got_std, values.std() * std, atol=1e-6)
+
+
+def test_controller_is_a_distribution_over_cells():
+    torch.manual_seed(0)
+    policy = s.Controller(4)
+    torch.nn.init.normal_(policy.head.weight)
+    g = torch.Generator().manual_seed(0)
+    tokens, log_prob = policy.sample(6000, g)
+    assert tokens.shape == (6000, 6)
+    # Importance identity: E[1/P] over samples is the number of cells, 4⁶.
+    first_two = pd.Series(map(tuple, tokens[:, :2].tolist())).value_counts(normalize=True)
+    assert first_two.sum() == pytest.approx(1) and len(first_two) <= 16
+    whole = {tuple(t): p for t, p in zip(tokens.tolist(), log_prob.tolist(), strict=True)}
+    most = max(whole, key=lambda t: whole[t])
+    share = (tokens == torch.tensor(most)).all(1).double().mean().item()
+    sigma = math.sqrt(math.exp(whole[most]) / 6000)
+    assert abs(share - math.exp(whole[most])) < 5 * sigma
+    assert sum(math.exp(p) for p in whole.values()) <= 1 + 1e-4
+
+
+# -------------------------------------------------------------------- one shot
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return cell_network(channels=4)
+
+
+def test_relaxed_forward_with_ones_and_zeros_is_the_masked_forward(net):
+    x = torch.randn(5, 1, 8, 8)
+    net.eval()
+    for cell in [(3, 2, 1, 4, 1, 2), (1, 0, 3, 0, 0, 4)]:
+        mask = cell_mask(net, cell)
+        torch.testing.assert_close(relaxed_forward(net, x, mask.float()), net(x, mask))
+    with pytest.raises(ValueError, match="leads to the output"):
+        relaxed_forward(net, x, torch.zeros(net.num_edges))
+
+
+def test_relaxed_forward_has_the_right_gradient(net):
+    net = net.double().eval()
+    x = torch.randn(3, 1, 8, 8, dtype=torch.float64)
+    w = torch.rand(net.num_edges, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda w: relaxed_forward(net, x, w).sum(), w)
+
+
+def _bright_or_dark():
+    g = torch.Generator().manual_seed(0)
+    y = torch.randint(2, (256,), generator=g)
+    x = torch.randn(256, 1, 8, 8, generator=g) * 0.3 + (2.0 * y - 1).view(-1, 1, 1, 1)
+    return TensorData(x, y)
+
+
+@pytest.mark.parametrize("kind", ["darts", "gumbel"])
+def test_differentiable_searches_keep_distributions(net, kind):
+    data = _bright_or_dark()
+    before = [p.clone() for p in net.parameters()]
+    found = differentiable_search(net, data, ops=OPS, epochs=2, kind=kind, seed=1)
+    groups = edge_groups(net, OPS)
+    p = found.probabilities[-1][groups]
+    torch.testing.assert_close(p.sum(1), torch.ones(6))
+    assert found.cell == tuple(OPS[n] for n in p.argmax(1).tolist())
+    assert (p - 0.25).abs().max() > 1e-3  # α has moved
+    assert any(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+    with pytest.raises(ValueError, match="'darts' or 'gumbel'"):
+        differentiable_search(net, data, ops=OPS, epochs=1, kind="enas")
+
+
+def test_shared_weights_learn(net):
+    data = _bright_or_dark()
+    cells = [(3, 3, 3, 3, 3, 3), (1, 2, 4, 2, 1, 3)]
+    train_shared_weights(net, data, ops=OPS, epochs=12, seed=0)
+    state = {k: v.clone() for k, v in net.state_dict().items() if "running" not in k}
+    after = shared_accuracies(net, cells, data, data)
+    assert min(after) > 0.9
+    kept = net.state_dict()
+    assert all(torch.equal(v, kept[k]) for k, v in state.items() if "num_batches" not in k)

@@ -1,0 +1,235 @@
+"""Training side by side equals training alone; the shipped table holds what training gives."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.stats import spearmanr
+
+from nas_core.search import make_table
+from nas_core.search.cell_batch import CellBatch, CellTraining, count_right, train_cells
+from nas_core.search.tabular import CellTable, load_nasbench201
+from nas_core.spaces.cells import cell_architecture, cell_network, cell_string
+
+OPS = make_table.TABLE_OPS
+
+
+@pytest.fixture(scope="module")
+def some_cells():
+    return random.Random(0).sample(make_table.table_cells(), 6)
+
+
+def test_side_by_side_is_step_by_step_the_same_as_alone(some_cells):
+    """Seven optimiser steps in float64: outputs, also in eval mode, agree to rounding."""
+    torch.manual_seed(0)
+    supernet = cell_network(channels=4).double()
+    batch = CellBatch(supernet, some_cells)
+    alone = [cell_architecture(supernet, cell).extract(supernet) for cell in some_cells]
+    config = CellTraining(lr=0.05)
+    by_batch = config.optimiser(batch.parameters())
+    by_alone = [config.optimiser(net.parameters()) for net in alone]
+    first = batch.eval()(torch.zeros(2, 1, 8, 8, dtype=torch.float64)).detach()
+    for step in range(7):
+        g = torch.Generator().manual_seed(step)
+        x = torch.randn(16, 1, 8, 8, generator=g, dtype=torch.float64)
+        y = torch.randint(10, (16,), generator=g)
+        together = batch.train()(x)
+        losses = F.cross_entropy(
+            together.flatten(0, 1), y.repeat_interleave(len(alone)), reduction="sum"
+        )
+        by_batch.zero_grad()
+        (losses / 16).backward()
+        by_batch.step()
+        for n, (net, optimiser) in enumerate(zip(alone, by_alone, strict=True)):
+            out = net.train()(x)
+            torch.testing.assert_close(together[:, n], out, rtol=1e-8, atol=1e-8)
+            optimiser.zero_grad()
+            F.cross_entropy(out, y).backward()
+            optimiser.step()
+    batch.eval()
+    for n, net in enumerate(alone):
+        torch.testing.assert_close(batch(x)[:, n], net.eval()(x), rtol=1e-8, atol=1e-8)
+    assert not torch.allclose(first, batch(torch.zeros_like(x[:2])))  # it did learn
+
+
+def test_result_of_a_cell_does_not_depend_on_its_neighbours(some_cells):
+    train, held_out = make_table.table_data()
+    config = CellTraining(epochs=1, report=(1,))
+    net, data = make_table.initial_network(0), train.subset(range(160))
+    run = [
+        train_cells(net, cells, data, held_out, config, seed=0)["val"]
+        for cells in (some_cells, some_cells[::-1], some_cells[2:3])
+    ]
+    # float32 sums may be taken in another order: a few of 797 answers may flip.
+    assert (run[0] - run[1].flip(0)).abs().max() <= 8
+    assert (run[0][2] - run[2][0]).abs().max() <= 8
+    assert run[0].float().std() > 8  # while the cells differ by far more
+
+
+def test_none_is_refused_side_by_side():
+    with pytest.raises(ValueError, match="operation on every edge"):
+        CellBatch(cell_network(channels=2), [(1, 0, 1, 1, 1, 1)])
+
+
+def test_count_right_of_a_plain_network():
+    train, _ = make_table.table_data()
+
+    class Oracle(torch.nn.Module):
+        def forward(self, x):
+            return F.one_hot(train.y[: len(x)], 10).float()
+
+    assert count_right(Oracle(), train.subset(range(100))).tolist() == [100]
+
+
+def test_table_data_is_disjoint_and_leaves_the_test_set_alone():
+    from nas_core import data
+
+    train, held_out = make_table.table_data()
+    digits = data.load("digits", size=8)
+    assert [len(train), len(held_out["val"]), len(held_out["test"])] == [640, 797, 360]
+    assert torch.equal(held_out["test"].x, digits.test.x)
+    together = torch.cat([train.x, held_out["val"].x])
+    assert torch.equal(together, torch.cat([digits.train.x, digits.val.x]))
+
+
+# -------------------------------------------------------------------- the shipped table
+
+
+@pytest.fixture(scope="module")
+def table():
+    try:
+        return CellTable.load()
+    except FileNotFoundError as error:
+        pytest.skip(f"the table is not made yet: {error}")
+
+
+def test_shipped_table_is_complete(table):
+    assert len(table) == 3_472 and table.seeds == 3
+    assert table.epochs == {"val": (1, 2, 4), "test": (1, 2, 4)}
+    for split in ("val", "test"):
+        for epochs in table.epochs[split]:
+            values = table.accuracies(split=split, epochs=epochs)
+            assert np.isfinite(values).all() and values.min() > 0 and values.max() <= 1
+    assert (table.about[["latency_ms", "step_ms"]] > 0).all().all()
+    assert table.provenance["command"] and table.provenance["versions"]
+
+
+def test_shipped_costs_are_those_of_the_networks(table):
+    net = make_table.initial_network(0)
+    for cell in random.Random(1).sample(table.cells, 40):
+        arch = cell_architecture(net, cell)
+        row = table.about.loc[table.row(cell)]
+        assert (row.macs, row.params) == (arch.macs, arch.params)
+
+
+def test_random_rows_are_what_training_alone_gives(table):
+    """The plain code path, one network at a time, from the same weights on the same batches."""
+    torch.set_num_threads(1)
+    rng = random.Random(2)
+    examples = table.provenance["examples"]["val"]
+    differences = []
+    for cell in rng.sample(table.cells, 4):
+        seed = rng.randrange(table.seeds)
+        right = make_table.train_alone(cell, seed)["val"]
+        for epochs, count in zip(make_table.TRAINING.report, right, strict=True):
+            differences.append(count / examples - table.accuracy(cell, epochs=epochs, seed=seed))
+    # float32 on another machine drifts apart over 160 steps; a wrong row would be off by 0.1.
+    assert np.abs(differences).mean() < 0.03
+
+
+def test_table_tells_cells_apart(table):
+    """Longer training is better, seeds agree more than chance, and a shorter one is a proxy."""
+    assert table.accuracies(epochs=4).mean() > table.accuracies(epochs=1).mean() + 0.1
+    assert spearmanr(table.accuracies(seed=0), table.accuracies(seed=1)).statistic > 0.5
+    assert spearmanr(table.accuracies(), table.accuracies(split="test")).statistic > 0.8
+
+
+# -------------------------------------------------------------------- queries
+
+
+@pytest.fixture(scope="module")
+def small():
+    cells = [(1, 1, 1, 1, 1, 1), (3, 1, 1, 1, 1, 1), (3, 3, 3, 3, 3, 3)]
+    about = pd.DataFrame({"macs": [10, 20, 60], "params": [1, 2, 6]})
+    accuracy = {
+        ("val", 1): np.array([[0.3, 0.5], [0.5, 0.5], [0.4, 0.2]]),
+        ("val", 2): np.array([[0.5, 0.7], [0.8, 0.8], [0.9, 0.7]]),
+        ("test", 2): np.array([[0.5, 0.5], [0.7, 0.7], [0.8, 0.9]]),
+    }
+    return CellTable("small", cells, accuracy, about)
+
+
+def test_queries(small):
+    cell = (1, 1, 1, 1, 1, 1)
+    assert small.accuracy(cell) == pytest.approx(0.6)
+    assert small.accuracy(cell, epochs=1, seed=1) == 0.5
+    assert small.accuracy((3, 3, 3, 3, 3, 3), split="test") == pytest.approx(0.85)
+    assert small.best() == (3, 3, 3, 3, 3, 3)
+    assert small.best(max_macs=30) == (3, 1, 1, 1, 1, 1)
+    assert small.best(split="val", epochs=1) == (3, 1, 1, 1, 1, 1)
+    assert small.macs(cell) == 10
+
+
+def test_wrong_queries_say_what_there_is(small):
+    with pytest.raises(KeyError, match="not in small, whose operations are skip_connect, nor_conv"):
+        small.accuracy((2,) * 6)
+    with pytest.raises(ValueError, match="only after 1, 2"):
+        small.accuracy((1,) * 6, epochs=3)
+    with pytest.raises(ValueError, match="no split 'train'"):
+        small.accuracies(split="train")
+    with pytest.raises(ValueError, match=r"seed 2; small has 0…1"):
+        small.accuracy((1,) * 6, seed=2)
+    with pytest.raises(ValueError, match="cheapest has 10"):
+        small.best(max_macs=5)
+    with pytest.raises(ValueError, match="fractions of 1"):
+        CellTable("percent", small.cells, {("val", 1): np.full((3, 1), 93.0)}, small.about)
+
+
+def test_missing_table_names_the_command(tmp_path):
+    with pytest.raises(FileNotFoundError, match="python -m nas_core.search.make_table"):
+        CellTable.load(tmp_path / "none.csv.xz")
+
+
+def test_nasbench201_in_its_compact_form(tmp_path):
+    cells = [(0,) * 6, (3,) * 6, (1, 4, 0, 2, 3, 1)]
+    frame = pd.DataFrame(
+        {
+            "index": range(3),
+            "arch": [cell_string(cell) for cell in cells],
+            "flops_c10_M": [7.78305, 220.11969, 40.5],
+            "params_c10_M": [0.073306, 1.531546, 0.3],
+            **{f"c10_{k}": [10.0, 90.5, 80.25] for k in ("val_12ep", "test_12ep", "test_200ep")},
+        }
+    )
+    path = tmp_path / "nasbench201.csv.xz"
+    frame.to_csv(path, index=False)
+    table = load_nasbench201(path)
+    assert table.accuracy((3,) * 6, split="test", epochs=12) == pytest.approx(0.905)
+    assert table.epochs == {"val": (12,), "test": (12, 200)}
+    assert table.macs((3,) * 6) == 220_119_690 and table.about.params[1] == 1_531_546
+    with pytest.raises(ValueError, match="lacks the columns .*c100_val_12ep"):
+        load_nasbench201(path, "c100")
+    frame.loc[2, "arch"] = frame.loc[0, "arch"]
+    frame.to_csv(path, index=False)
+    with pytest.raises(ValueError, match="twice"):
+        load_nasbench201(path)
+
+
+def test_real_nasbench201_when_it_is_there():
+    import os
+    from pathlib import Path
+
+    path = Path(os.environ.get("NAS_DATA", "data")) / "nasbench201.csv.xz"
+    if not path.is_file():
+        pytest.skip(
+            f"no {path.name} in NAS_DATA: the compact NAS-Bench-201 is the reader's to bring"
+        )
+    table = load_nasbench201(path)
+    assert len(table) == 15_625
+    best = table.accuracy(table.best(epochs=200), split="test", epochs=200)
+    assert best == pytest.approx(0.9437, abs=1e-4)

@@ -1,0 +1,96 @@
+"""Helper of test_resume.py, run as a program of its own (one import of torch, many forks).
+
+A run is forked, killed with SIGKILL after a random time, and forked again, until it has been killed
+often enough; then it may finish. Prints how often it was killed and how far it had come each time.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+from torch import nn
+
+from nas_core import data
+from nas_core.training import (
+    Compose,
+    RandomCrop,
+    RandomFlip,
+    TensorData,
+    TrainConfig,
+    load_checkpoint,
+    one_thread,
+    save_atomic,
+    seed_everything,
+    train_classifier,
+)
+
+EPOCHS = 14
+
+
+def train(checkpoint: Path, result: Path, optimizer: str) -> None:
+    """Everything that could go wrong on resuming: momentum, batch norm, dropout, augmentation."""
+    seed_everything(0)
+    digits = data.load("digits", train_limit=400)
+    train_split = TensorData(
+        digits.train.x,
+        digits.train.y,
+        augment=Compose([RandomCrop(1), RandomFlip()]),
+        normalise=digits.train.normalise,
+    )
+    data_set = data.Dataset("augmented", train_split, digits.val, digits.test, (), ())
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3),
+        nn.Linear(512, 10),
+    )  # fmt: skip
+    config = TrainConfig(
+        epochs=EPOCHS, batch_size=16, lr=0.01, milestones=(5, 9), optimizer=optimizer,
+        patience=EPOCHS,
+    )  # fmt: skip
+    train_classifier(model, data_set, config, checkpoint=checkpoint, progress=False)
+    record = load_checkpoint(checkpoint)
+    save_atomic({"model": model.state_dict(), "last": record}, result)
+
+
+def forked(*args) -> int:
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            train(*args)
+            code = 0
+        finally:
+            os._exit(code)
+    return pid
+
+
+def epochs_done(checkpoint: Path) -> int:
+    return len(load_checkpoint(checkpoint)["history"]["rows"]) if checkpoint.exists() else 0
+
+
+def main(folder: Path, optimizer: str, kills: int, seed: int) -> None:
+    one_thread()
+    start = time.monotonic()
+    pid = forked(folder / "whole.ckpt", folder / "whole.pt", optimizer)
+    assert os.waitpid(pid, 0)[1] == 0
+    seconds = time.monotonic() - start  # of a whole run: the kills are spread over this
+    random_time, killed_at, attempts = random.Random(seed), [], 0
+    while len(killed_at) < kills and attempts < 4 * kills:
+        attempts += 1
+        pid = forked(folder / "killed.ckpt", folder / "killed.pt", optimizer)
+        time.sleep(random_time.uniform(0.1, 1.2) * seconds / kills)
+        os.kill(pid, signal.SIGKILL)
+        status = os.waitpid(pid, 0)[1]
+        if not os.WIFSIGNALED(status):
+            break  # it was faster
+        killed_at.append(epochs_done(folder / "killed.ckpt"))
+    pid = forked(folder / "killed.ckpt", folder / "killed.pt", optimizer)
+    assert os.waitpid(pid, 0)[1] == 0
+    print(json.dumps(killed_at))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

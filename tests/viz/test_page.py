@@ -1,0 +1,290 @@
+"""The page side of the views alone, in headless Chromium, with a model that has no kernel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from nas_core.costs import AdditiveCost
+from nas_core.supernet import ChoiceSampler, Graph
+from nas_core.viz import ArchView, ParetoPanel
+from tests.viz.browser import host, needs_chromium, new_page, screenshot
+from tests.viz.spaces import (
+    annealed,
+    build,
+    fabric,
+    keyword_chain,
+    module_grid,
+    residual_chain,
+    task_paths,
+)
+
+pytestmark = [needs_chromium, pytest.mark.browser]
+
+
+@pytest.fixture
+def page(browser):
+    page = new_page(browser)
+    yield page
+    assert page.problems == []
+    assert all(url.startswith(("about:", "blob:", "data:")) for url in page.requests)
+    page.close()
+
+
+def macs(graph):
+    return AdditiveCost(graph.macs, "computation", "macs")
+
+
+def edge(page, name):
+    return page.locator(f'[data-edge="{name}"]')
+
+
+def random_graph(rng: np.random.Generator) -> Graph:
+    n = int(rng.integers(2, 12))
+    pairs = [(int(rng.integers(0, j)), j) for j in range(1, n)]
+    pairs += [(i, int(rng.integers(i + 1, n))) for i in range(n - 1)]
+    pairs += [tuple(sorted(rng.choice(n, 2, replace=False))) for _ in range(2 * n)]
+    order = rng.permutation(len(pairs))
+    named = [(str(pairs[i][0]), str(pairs[i][1]), f"k{i}") for i in order]
+    return build(named, "0", str(n - 1), "random")
+
+
+def test_reachability_and_cost_agree_with_python(page):
+    rng = np.random.default_rng(0)
+    host(page, ArchView(residual_chain()))
+    live_cases = 0
+    for _ in range(60):
+        graph = random_graph(rng)
+        spec = ArchView(graph, cost=macs(graph))._spec
+        masks = torch.from_numpy(rng.random((20, len(graph))) < rng.uniform(0.1, 0.7))
+        expected = graph.reachable(masks)
+        got = page.evaluate(
+            """([spec, masks]) => masks.map((m) => {
+              const live = esm.reachable(spec, Uint8Array.from(m));
+              return [[...live], esm.additive(spec.table, live)];
+            })""",
+            [spec, masks.int().tolist()],
+        )
+        assert [g[0] for g in got] == expected.int().tolist()
+        assert [g[1] for g in got] == macs(graph)(expected).tolist()
+        live_cases += int(expected.any(1).sum())
+    assert 200 < live_cases < 1100  # both kinds of architectures were compared
+
+
+def test_draws_follow_the_probabilities(page):
+    graph = module_grid(2, 3)
+    sampler = ChoiceSampler.paths(graph)
+    with torch.no_grad():
+        sampler.logits.normal_(generator=torch.Generator().manual_seed(0))
+    for view in (
+        ArchView(graph, sampler=sampler),
+        ArchView(graph, probabilities=torch.linspace(0.1, 0.9, len(graph))),
+    ):
+        p = view.frame_probabilities
+        host(page, view)
+        mean = page.evaluate(
+            """([spec, p]) => {
+              const sum = p.map(() => 0);
+              for (let i = 0; i < 4000; i++) esm.draw(spec, p).forEach((on, e) => (sum[e] += on));
+              return sum.map((s) => s / 4000);
+            }""",
+            [view._spec, p.tolist()],
+        )
+        assert np.allclose(mean, p, atol=0.05)  # six standard deviations
+
+
+def test_click_and_keys_toggle_and_dead_ends_grey_out(page):
+    graph = residual_chain(2)
+    host(page, ArchView(graph, cost=macs(graph), budget=6e3))
+    first, second = (edge(page, f"0→1 {k}") for k in ("conv", "shortcut"))
+    assert "10 k macs" in page.locator(".price").inner_text()
+    for k in ("conv", "shortcut"):
+        edge(page, f"1→2 {k}").click()
+    assert page.evaluate("model.state.mask") == "1100"
+    assert page.evaluate("model.saved.map((s) => s.mask)") == ["1101", "1100"]
+    assert "dead" in first.get_attribute("class") and "on no path" in first.get_attribute(
+        "aria-label"
+    )
+    assert page.locator(".summary").inner_text() == "0 of 4 edges, 2 more on no path"
+    assert page.locator(".price").inner_text() == "no path from source to sink"
+    second.focus()
+    page.keyboard.press("Enter")
+    assert second.get_attribute("aria-checked") == "false"
+    page.keyboard.press("ArrowRight")  # on to the convolution of the second block
+    page.keyboard.press(" ")
+    assert page.evaluate("model.state.mask") == "1010"
+    assert page.locator(".summary").inner_text() == "2 of 4 edges"
+    assert page.locator(".price").inner_text() == "4 k macs — ✓ within the budget of 6 k macs"
+    edge(page, "1→2 conv").hover()
+    assert "conv module · 3 k macs · 20 parameters" in page.locator(".detail").inner_text()
+
+
+@pytest.mark.parametrize(
+    "graph", [fabric(4, 4), keyword_chain(), residual_chain(), module_grid()], ids=lambda g: g.name
+)
+def test_every_edge_can_be_clicked_with_a_pointer(page, graph):
+    """Also parallel and crossing ones: somewhere on its line an edge is on top."""
+    host(page, ArchView(graph))
+    hidden = page.evaluate(
+        """() => [...document.querySelectorAll('.edge')].filter((g) => {
+          const line = g.querySelector('.line'), m = line.getScreenCTM();
+          for (let i = 1; i < 20; i++) {
+            const p = line.getPointAtLength((line.getTotalLength() * i) / 20).matrixTransform(m);
+            if (g.contains(document.elementFromPoint(p.x, p.y))) return false;
+          }
+          return true;
+        }).map((g) => g.dataset.edge)"""
+    )
+    assert hidden == []
+
+
+def test_there_is_one_tab_stop_and_every_edge_is_named(page):
+    graph = fabric(4, 4)
+    host(page, ArchView(graph))
+    stops = page.locator('.edge[tabindex="0"]')
+    assert stops.count() == 1
+    labels = page.locator(".edge").evaluate_all("all => all.map((g) => g.ariaLabel)")
+    assert len(set(labels)) == len(graph) and all("macs" in text for text in labels)
+    stops.first.focus()
+    page.keyboard.press("End")
+    assert page.evaluate("document.activeElement.dataset.edge") == graph.edges[-1].name
+    roles = page.locator(".nas-arch :is(button, input, svg.graph)").evaluate_all(
+        "all => all.map((n) => n.ariaLabel)"
+    )
+    assert all(roles)
+
+
+def test_slider_and_play_move_through_the_frames_without_a_kernel(page):
+    graph = fabric(4, 4)
+    frames = annealed(graph, 12)
+    view = ArchView(graph, frames=frames, cost=macs(graph), budget=5e4)
+    host(page, view)
+    slider = page.locator("input[type=range]")
+    assert slider.input_value() == "11"
+    slider.focus()
+    page.keyboard.press("Home")
+    assert page.locator(".when").inner_text() == "epoch 1 of 12"
+    assert page.locator(".edge.live").count() == len(graph)
+    assert page.evaluate("model.saved.at(-1)") == {"frame": 0, "mask": "1" * len(graph)}
+    widths = page.locator(".edge .line").evaluate_all(
+        "a => a.map((l) => parseFloat(l.style.strokeWidth))"
+    )
+    assert np.allclose(widths, 1 + 4.5 * 0.95, atol=0.02)
+    saves = page.evaluate("model.saved.length")
+    page.get_by_label("play").click()
+    page.wait_for_function("document.querySelector('input').value === '11'", timeout=20_000)
+    page.get_by_label("play").wait_for()  # the button is "play" again
+    assert page.evaluate("model.saved.length") == saves + 1  # one message for the whole film
+    kept = graph.reachable(frames[11] > 0.5)
+    assert page.evaluate("model.state.mask") == "".join(map(str, kept.int().tolist()))
+    assert page.locator(".edge.live").count() == int(kept.sum())
+
+
+def test_sample_and_most_probable_work_without_a_kernel(page):
+    graph = fabric(4, 4)
+    host(page, ArchView(graph, probabilities=torch.full((len(graph),), 0.6)))
+    seen = set()
+    for _ in range(8):
+        page.get_by_label("sample another").click()
+        seen.add(page.evaluate("model.state.mask"))
+    assert len(seen) > 5
+    page.get_by_label("most probable").click()
+    assert page.evaluate("model.state.mask") == "1" * len(graph)
+
+
+def test_costs_that_only_python_knows(page):
+    graph = residual_chain(2)
+    view = ArchView(graph, cost=lambda m: m.sum(1).double() ** 2, frames=torch.eye(4).bool() | True)
+    host(page, view)
+    assert page.locator(".price").inner_text().startswith("16 —")  # recorded with the frames
+    edge(page, "0→1 conv").click()
+    assert page.locator(".price").inner_text() == "this cost needs the running kernel"
+    page.evaluate("model.set('_priced', [model.get('mask'), 9])")  # Python's answer
+    assert page.locator(".price").inner_text().startswith("9 —")
+
+
+def test_sampler_of_ones_own_is_asked_in_python(page):
+    class Fixed(torch.nn.Module):
+        def probabilities(self):
+            return torch.full((4,), 0.5)
+
+        def sample(self, batch, generator=None):
+            return type("Sample", (), {"mask": torch.tensor([[True, False, False, True]])})
+
+    view = ArchView(residual_chain(2), sampler=Fixed())
+    host(page, view)
+    page.get_by_label("sample another").click()
+    (message,) = page.evaluate("model.sent")
+    view._handle_custom_msg(message, [])
+    assert view.mask.tolist() == [True, False, False, True]
+
+
+def test_points_of_the_front_show_their_runs(page):
+    graph = fabric(3, 3)
+    runs = [p > 0.5 for p in annealed(graph, 5)]
+    runs[1] = runs[1].clone()
+    runs[1][3] = False
+    panel = ParetoPanel(graph, runs, [5, 4, 3, 2, 6], [0.9, 0.8, 0.7, 0.75, 0.6], cost=macs(graph))
+    host(page, panel)
+    page.locator('[data-point="1"]').click()
+    assert page.evaluate("model.saved.at(-1).frame") == 1
+    assert "off" in edge(page, graph.edges[3].name).get_attribute("class")
+    page.keyboard.press("ArrowLeft")  # the next cheaper one
+    assert page.evaluate("model.state.frame") == 2
+    assert page.locator('[aria-checked="true"][data-point]').get_attribute("data-point") == "2"
+    assert "run 3" in page.locator(".when").inner_text()
+    assert page.locator(".dot.best").count() == 3
+
+
+def test_a_long_search_of_a_large_fabric_does_not_lag(page):
+    graph = fabric(8, 6)
+    host(page, ArchView(graph, frames=annealed(graph, 300), cost=macs(graph), budget=2e5))
+    per_frame = page.evaluate(
+        """() => {
+          const slider = document.querySelector('input'), start = performance.now();
+          for (let t = 0; t < 300; t++) {
+            slider.value = t;
+            slider.dispatchEvent(new Event('input'));
+            document.querySelector('.graph').getBoundingClientRect();  // layout included
+          }
+          return (performance.now() - start) / 300;
+        }"""
+    )
+    assert per_frame < 33, f"{per_frame:.1f} ms per frame: below 30 frames per second"
+
+
+def test_cleaning_up_stops_the_film_and_the_listeners(page):
+    graph = residual_chain()
+    host(page, ArchView(graph, frames=annealed(graph, 5)))
+    page.get_by_label("play").click()
+    page.evaluate("cleanup()")
+    shown = "[model.state.frame, document.querySelector('.when').textContent]"
+    before = page.evaluate(shown)
+    page.wait_for_timeout(1600)
+    page.evaluate("model.set('mask', '0'.repeat(6))")
+    assert (
+        page.evaluate("[model.state.frame, document.querySelector('.when').textContent]") == before
+    )
+    assert page.locator(".edge.live").count() > 0
+
+
+def test_colours_of_light_and_dark_pages(page):
+    graph, chain, modules = fabric(8, 6), keyword_chain(), module_grid(4, 5)
+    epochs = annealed(graph, 300)
+    steps = torch.rand(20, len(chain), generator=torch.Generator().manual_seed(0)) < 0.8
+    runs = annealed(graph, 9) > 0.5
+    views = {
+        "fabric": ArchView(graph, frames=epochs, frame=220, cost=macs(graph), budget=2e5),
+        "stream": ArchView(chain, frames=steps, frame=3, frame_label="step", cost=macs(chain)),
+        "tasks": ArchView(modules, frames=task_paths(modules, 4, 5), frame_label="task"),
+        "front": ParetoPanel(graph, runs, range(9, 0, -1), range(9, 0, -1), cost=macs(graph)),
+    }
+    for name, view in views.items():
+        colours = []
+        for dark in (False, True):
+            host(page, view, dark=dark)
+            line = page.locator(".edge.live .line").first
+            colours.append(line.evaluate("n => getComputedStyle(n).stroke"))
+            screenshot(page, f"{name}_{'dark' if dark else 'light'}")
+        assert colours[0] != colours[1]

@@ -1,0 +1,76 @@
+"""The plots show what the frames say."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from nas_core.viz import plot_history, plot_pareto, plot_radar, to_png
+from nas_core.viz.plots import non_dominated
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    plt.close("all")
+
+
+def test_non_dominated_against_the_definition():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        cost, value = rng.integers(0, 6, (2, 12)).astype(float)
+        expected = [
+            not any(
+                (cost[j] <= cost[i] and value[j] >= value[i])
+                and (cost[j] < cost[i] or value[j] > value[i])
+                for j in range(12)
+            )
+            for i in range(12)
+        ]
+        assert non_dominated(cost, value).tolist() == expected
+    assert non_dominated([1, 2], [np.nan, 3]).tolist() == [False, True]
+
+
+def test_pareto_draws_groups_front_and_budgets():
+    frame = pd.DataFrame(
+        {"cost": [1, 2, 3, 4], "accuracy": [0.5, 0.7, 0.6, 0.9], "method": ["a", "b", "a", "b"]}
+    )
+    ax = plot_pareto(frame, group="method", budgets=[2.5])
+    step, budget = ax.lines
+    assert step.get_xdata().tolist() == [1, 2, 4] and budget.get_xdata() == [2.5, 2.5]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["a", "b"]
+    assert sum(len(c.get_offsets()) for c in ax.collections) == 4
+    with pytest.raises(ValueError, match="no column 'macs'.*accuracy"):
+        plot_pareto(frame, "macs")
+
+
+def test_history_skips_epochs_that_were_not_measured():
+    history = pd.DataFrame(
+        {"epoch": range(6), "loss": np.arange(6.0), "val_accuracy": [0, np.nan] * 3}
+    )
+    loss, accuracy = plot_history(
+        history, {"loss": "training loss", "val_accuracy": "accuracy"}, warmup=2
+    )
+    assert loss.get_title() == "training loss"
+    assert accuracy.lines[0].get_xdata().tolist() == [0, 2, 4]
+    seeds = pd.concat([history.assign(seed=s) for s in range(3)])
+    (ax,) = plot_history(seeds, ["loss"], group="seed", budget=3.0, budget_column="loss")
+    assert len(ax.lines) == 4  # three seeds and the budget
+
+
+def test_radar_is_scaled_per_spoke_and_can_be_reversed():
+    scores = pd.DataFrame(
+        {"a": [0.0, 1.0], "b": [5.0, 10.0], "memory": [4.0, 8.0]}, index=["x", "y"]
+    )
+    ax = plot_radar(scores, limits={"memory": (8.0, 4.0)})
+    x, y = (line.get_ydata()[:3] for line in ax.lines)
+    assert np.allclose(x, [0.1, 0.1, 1.0]) and np.allclose(y, [1.0, 1.0, 0.1])
+    with pytest.raises(ValueError, match="at least 3"):
+        plot_radar(scores[["a", "b"]])
+
+
+def test_plots_are_deterministic():
+    frame = pd.DataFrame({"cost": [1, 2, 3], "accuracy": [0.5, 0.7, 0.6]})
+    assert to_png(plot_pareto(frame).figure) == to_png(plot_pareto(frame).figure)
