@@ -2,5 +2,6 @@
 
 import os
 
-# One thread adds sums in one order; set before torch is imported.
-os.environ.update({"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NAS_PROGRESS": "0"})
+from nas_core.workbook.environment import COMPARABLE
+
+os.environ.update(COMPARABLE)  # before torch is imported

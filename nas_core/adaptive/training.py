@@ -108,7 +108,7 @@ class _Learner:
         groups = [{"params": others, "weight_decay": config.weight_decay}]
         if controller:
             groups.append({"params": controller, "weight_decay": 0.0})
-        self.optimiser = torch.optim.Adam(groups, lr=config.lr)
+        self.optimiser = torch.optim.Adam(groups, lr=config.lr, fused=True)
 
     def epoch(self, epoch: int) -> dict[str, float]:
         c = self.config

@@ -72,7 +72,7 @@ def make_sequence(corpus: Corpus, split: str, rng: np.random.Generator, mixing: 
     at = int(rng.integers(0, n - (last - first) + 1)) - first
     lo, hi = max(0, at), min(n, at + len(clip))
     audio[lo:hi] = clip[lo - at : hi - at]
-    level = clip[first:last].square().mean().sqrt().item()
+    level = clip[first:last].square().mean().item() ** 0.5
     audio += _noise(corpus, n, level, rng, mixing)
     return Sequence(audio.clamp(-1, 1), corpus.label(i), at + first, at + last)
 
@@ -212,7 +212,7 @@ def evaluation_stream(
         i = _draw_clip(corpus, split, rng, rng.random() < unknown)
         clip = corpus.clip(i)
         first, last = word_extent(clip)
-        levels.append(clip[first:last].square().mean().sqrt().item())
+        levels.append(clip[first:last].square().mean().item() ** 0.5)
         words[at : at + RATE] += clip
         truth.append(Spoken(corpus.classes[corpus.label(i)], at * 1000 / RATE))
         at += int((gap + rng.uniform(-0.75, 0.75)) * RATE)
@@ -269,7 +269,7 @@ def _unit_noise(corpus: Corpus, n: int, rng: np.random.Generator) -> Tensor:
         noise = noise.repeat(-(-n // len(noise)))
     at = int(rng.integers(0, len(noise) - n + 1))
     piece = noise[at : at + n]
-    return piece / piece.square().mean().sqrt().clamp(min=1e-6)
+    return piece / max(piece.square().mean().item() ** 0.5, 1e-6)
 
 
 def _changing_background(

@@ -161,7 +161,7 @@ def _soft(inside: Tensor, size: int) -> Tensor:
 
 def _shape(k: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """Signed distance-like field of shape k (number in `SHAPES`): positive inside."""
-    r, angle = (u * u + v * v).sqrt(), torch.atan2(v, u)
+    r, angle = torch.hypot(u, v), torch.atan2(v, u)
     box = torch.maximum(u.abs(), v.abs())
     fields = [
         lambda: 0.8 - r,
@@ -173,7 +173,7 @@ def _shape(k: Tensor, u: Tensor, v: Tensor) -> Tensor:
             torch.minimum(0.25 - v.abs(), 0.85 - u.abs()),
         ),
         lambda: 0.58 + 0.3 * torch.cos(5 * angle) - r,
-        lambda: torch.minimum(0.85 - r, ((u - 0.4) ** 2 + v * v).sqrt() - 0.62),
+        lambda: torch.minimum(0.85 - r, torch.hypot(u - 0.4, v) - 0.62),
         lambda: torch.minimum(0.85 - v.abs(), v.abs() * 0.9 + 0.08 - u.abs()),
         lambda: torch.minimum(0.8 - box, 0.16 - ((v + 1.6) % 0.64 - 0.32).abs()),
         lambda: torch.minimum(0.8 - box, torch.maximum(-0.25 - u, v - 0.3)),
@@ -235,10 +235,10 @@ def _clothes(y: Tensor, size: int, split: str, g: torch.Generator) -> Tensor:
     slanted = 0.3 + w[0] - (u.abs() - 0.5 - 0.2 * (v + 0.4)).abs() * 1.6
     long_sleeves = torch.minimum(slanted, torch.minimum(v + 0.75, 0.6 + w[2] - v))
     short_sleeves = torch.minimum(0.85 - u.abs(), torch.minimum(v + 0.75, -0.2 + w[2] - v))
-    collar = 0.2 - (u * u + (v + 0.78) ** 2).sqrt()
+    collar = 0.2 - torch.hypot(u, v + 0.78)
     sole = box(-0.85, 0.85, 0.42, 0.58)
     shoe = torch.minimum(0.42 - v, torch.minimum(v - 0.05 - 0.35 * u, 0.85 - u.abs()))
-    handle = 0.07 - ((u * u + (v + 0.1) ** 2).sqrt() - 0.45 - w[0]).abs()
+    handle = 0.07 - (torch.hypot(u, v + 0.1) - 0.45 - w[0]).abs()
     strap = 0.08 - ((v - 0.2 + w[1]) - 0.5 * u.abs() + 0.15).abs()
     silhouettes = [
         lambda: both(torch.minimum(torso, -collar), short_sleeves),
@@ -277,7 +277,7 @@ def _textures(y: Tensor, size: int, split: str, g: torch.Generator) -> Tensor:
         lambda: torch.sin(f * (u + v) * 0.75),
         lambda: (sine_u * sine_v).sign() * 0.8,
         lambda: (sine_u * sine_v - 0.45) * 3,
-        lambda: torch.sin(f * (u * u + v * v).sqrt()),
+        lambda: torch.sin(f * torch.hypot(u, v)),
         lambda: fine.squeeze(1) * 2 - 1,
         lambda: (coarse.squeeze(1) - 0.5) * 5,
         lambda: torch.maximum(sine_u, sine_v) * 2 - 1.2,

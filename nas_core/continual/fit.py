@@ -146,7 +146,7 @@ def fit(
     """
     meter = Meter()
     groups = [{"params": list(c.parameters())} for c in candidates]
-    optimiser = torch.optim.Adam(groups, lr=lr, weight_decay=weight_decay)
+    optimiser = torch.optim.Adam(groups, lr=lr, weight_decay=weight_decay, fused=True)
     if batches is None:
         batches = training_batches(task.train, config.batch_size, seed)
     count = len(candidates)

@@ -45,7 +45,7 @@ def learn_distribution(
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}; it must be at least 1")
-    optimiser = torch.optim.Adam(sampler.parameters(), lr=lr)
+    optimiser = torch.optim.Adam(sampler.parameters(), lr=lr, fused=True)
     rows, trace = [], [sampler.probabilities()]
     for step in range(steps):
         if samples is None:

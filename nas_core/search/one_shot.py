@@ -88,7 +88,7 @@ def differentiable_search(
     half = len(train) // 2
     parts = train.subset(range(half)), train.subset(range(half, len(train)))
     by_weights = torch.optim.SGD(supernet.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
-    by_alpha = torch.optim.Adam([alpha], lr=alpha_lr)
+    by_alpha = torch.optim.Adam([alpha], lr=alpha_lr, fused=True)
     always = torch.ones(len(supernet.graph)).index_fill(0, groups.flatten(), 0)
     trace = []
 

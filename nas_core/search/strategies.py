@@ -256,7 +256,7 @@ def controller_search(problem: Problem, seed: int = 0, batch: int = 8, lr: float
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         policy = Controller(len(problem.table.ops))
-    optimiser = torch.optim.Adam(policy.parameters(), lr=lr)
+    optimiser = torch.optim.Adam(policy.parameters(), lr=lr, fused=True)
     baseline = None
     while True:
         tokens, log_prob = policy.sample(batch, generator)

@@ -20,15 +20,9 @@ import psutil
 
 from nas_core.workbook import notebooks
 from nas_core.workbook.book import BookError, Chapter
+from nas_core.workbook.environment import COMPARABLE, FAST
 
 LIMITS = {"smoke": 300.0, "study": 4 * 3600.0, "paper": 14 * 86400.0}  # seconds
-_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "PYTHONHASHSEED": "0",
-    "NAS_PROGRESS": "0",  # progress bars would end up in the outputs
-}
 Report = Callable[["Job", int, int], None]  # job, cell that starts, number of cells
 
 
@@ -185,7 +179,11 @@ def _execute(job: Job, stop: threading.Event, cell_started: Report | None) -> Ou
         stderr=subprocess.PIPE,
         text=True,
         encoding="utf-8",
-        env={**os.environ, **_ENVIRONMENT, "NAS_BOOK": str(job.chapter.root)},
+        env={
+            **os.environ,
+            **(COMPARABLE if job.profile == "smoke" else FAST),
+            "NAS_BOOK": str(job.chapter.root),
+        },
         start_new_session=True,  # Ctrl-C reaches the runner alone, which then ends the worker
     )
     assert worker.stdin and worker.stdout and worker.stderr

@@ -79,7 +79,11 @@ def test_make(command):
     """The gate runs these very lines; here, that each target ends in the command it promises."""
     target = command.split()[1]
     planned = subprocess.run(
-        ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "-n", target],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     promised = {"run": "nas-workbook run", "test": "nas-workbook test", "lint": "mypy"}[target]
     assert planned.strip().splitlines()[-1].endswith(promised)

@@ -295,7 +295,9 @@ class RCL(_Growing):
         depth, choices = len(start.layers), len(self.proposals)
         controller = nn.LSTMCell(choices, 16)
         policy = nn.Linear(16, choices)
-        optimiser = torch.optim.Adam([*controller.parameters(), *policy.parameters()], lr=0.02)
+        optimiser = torch.optim.Adam(
+            [*controller.parameters(), *policy.parameters()], lr=0.02, fused=True
+        )
         baseline = MovingAverage(0.8)
         best, best_reward, macs = [0] * depth, -float("inf"), 0
         for _ in range(self.episodes):

@@ -120,8 +120,8 @@ class LearnToGrow(LibraryLearner):
         for row in options:
             fresh.extend([*(a for _, _, a in row if a is not None), row[-1][1]])
         total = sum(self.backbone.params)
-        weights = torch.optim.Adam(fresh.parameters(), lr=lr)
-        choice = torch.optim.Adam(alphas, lr=self.alpha_lr)
+        weights = torch.optim.Adam(fresh.parameters(), lr=lr, fused=True)
+        choice = torch.optim.Adam(alphas, lr=self.alpha_lr, fused=True)
         prices = [
             torch.tensor(
                 [

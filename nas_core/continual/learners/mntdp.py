@@ -374,8 +374,8 @@ class MNTDPS(_MNTDP):
             training_batches(d, min(config.batch_size, len(d)), seed + i)
             for i, d in enumerate(data)
         ]
-        theta = torch.optim.Adam(new.parameters(), lr=lr, weight_decay=weight_decay)
-        policy = torch.optim.Adam(gamma.parameters(), lr=self.gamma_lr)
+        theta = torch.optim.Adam(new.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
+        policy = torch.optim.Adam(gamma.parameters(), lr=self.gamma_lr, fused=True)
         generator = torch.Generator(self.device).manual_seed(seed)
         baseline, smooth = MovingAverage(0.9), MovingAverage(0.95)
         price = self._prices(task, net, new, masks)

@@ -18,11 +18,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from nas_core.workbook.book import Book
+    from nas_core.workbook.environment import COMPARABLE
 
     command = pytest_command(args.jobs or min(2, os.cpu_count() or 1), args.pytest_arguments)
     print(" ".join(["python", *command[1:]]), flush=True)
-    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    environment = {**os.environ, **threads, "NAS_PROGRESS": "0"}
+    environment = {**os.environ, **COMPARABLE}
     return subprocess.run(command, cwd=Book.load().root, env=environment).returncode
 
 
