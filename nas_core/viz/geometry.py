@@ -87,7 +87,7 @@ def scene(graph: Graph) -> Scene:
         _finish(c, halves[a], halves[b])
         for c, a, b in zip(curves, graph.edge_sources, graph.edge_targets, strict=True)
     )
-    hull = np.concatenate([_points(c) for c in curves] + [centres - halves, centres + halves])
+    hull = np.concatenate([_points(c, 17) for c in curves] + [centres - halves, centres + halves])
     margin = np.array([14.0, 20.0])
     shift = margin - hull.min(0)
     size = hull.max(0) + shift + margin
@@ -138,79 +138,97 @@ def _node_shapes(graph: Graph, at: dict[str, np.ndarray], pitch: np.ndarray) -> 
     return shapes
 
 
-def _points(curve: np.ndarray, n: int = 17) -> np.ndarray:
-    t = np.linspace(0, 1, n)[:, None]
-    a, b, c, d = curve
-    return (1 - t) ** 3 * a + 3 * (1 - t) ** 2 * t * b + 3 * (1 - t) * t**2 * c + t**3 * d
+@lru_cache
+def _weights(n: int) -> np.ndarray:
+    """What the control points of a cubic Bézier curve weigh in `n` points of it, `[n, 4]`."""
+    t = np.linspace(0, 1, n)
+    return np.stack([(1 - t) ** 3, 3 * (1 - t) ** 2 * t, 3 * (1 - t) * t**2, t**3], -1)
 
 
-def _bow(a: np.ndarray, b: np.ndarray, offset: float) -> np.ndarray:
-    """Curve from a to b whose middle is `offset` pixels to the side (upwards for rightwards)."""
+def _points(curve: np.ndarray, n: int) -> np.ndarray:
+    return _weights(n) @ curve
+
+
+_BENDS = 16.0 * np.array([0, *[s * k for k in range(1, 19) for s in (1, -1)]])
+_INNER = _weights(41)[5:-5]
+_CELL, _REACH = 3.0, 420.0  # pixels: raster, and how far a curve may leave the nodes' hull
+_AROUND = _CELL * np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1]), -1).reshape(-1, 2)
+
+
+def _bow(a: np.ndarray, b: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """Curves `[..., 4, 2]` whose middles are `offset` pixels to the side (up for rightwards)."""
     along = b - a
     normal = np.array([along[1], -along[0]]) / max(float(np.hypot(*along)), 1e-9)
-    lift = normal * offset * 4 / 3
-    return np.array([a, a + along * 0.22 + lift, a + along * 0.78 + lift, b])
+    lift = normal * offset[..., None] * 4 / 3
+    inner = [a + along * 0.22 + lift, a + along * 0.78 + lift]
+    return np.stack([np.broadcast_to(a, lift.shape), *inner, np.broadcast_to(b, lift.shape)], -2)
 
 
 def _route(graph: Graph, centres: np.ndarray, halves: np.ndarray) -> list[np.ndarray]:
-    """Curves between centres: as straight as possible, clear of other nodes and earlier edges."""
+    """Curves between centres: as straight as possible, clear of other nodes and earlier edges.
+
+    Short edges choose first. Where a curve runs is marked on a raster, so that the next one sees
+    at once on how much of its way it would lie on top of another.
+    """
     twins = defaultdict(list)
     for e, pair in enumerate(zip(graph.edge_sources, graph.edge_targets, strict=True)):
         twins[pair].append(e)
-    curves: dict[int, np.ndarray] = {}
-    taken = np.empty((0, 2))
     lengths = {p: float(np.hypot(*(centres[p[1]] - centres[p[0]]))) for p in twins}
+    corner = centres.min(0) - _REACH
+    size = np.ceil((centres.max(0) + _REACH - corner) / _CELL).astype(int)
+    taken, owner = np.zeros(size, dtype=bool), np.zeros(size, dtype=int)
+
+    def cells(points: np.ndarray) -> tuple[np.ndarray, ...]:
+        at = np.clip(((points - corner) / _CELL).astype(int), 0, size - 1)
+        return at[..., 0], at[..., 1]
+
+    for n, (centre, half) in enumerate(zip(centres, halves, strict=True)):
+        low, high = (
+            np.ceil((centre + s * (half + 7) - corner) / _CELL).astype(int) for s in (-1, 1)
+        )
+        owner[low[0] : high[0], low[1] : high[1]] = n + 1
+    curves: dict[int, np.ndarray] = {}
     for a, b in sorted(twins, key=lambda p: (round(lengths[p], 3), p)):
-        ends, spread = centres[[a, b]], 22.0 * (len(twins[a, b]) - 1) / 2
-        low, high = ends.min(0) - 90, ends.max(0) + 90
-        around = np.ones(len(centres), dtype=bool)
-        around[[a, b]] = False
-        nearby = taken[((taken > low) & (taken < high)).all(1)]
-        best, lowest = 0.0, np.inf
-        for step in (0, *[s * k for k in range(1, 12) for s in (1, -1)]):
-            bend = step * 16.0
-            crowded = len(graph) > 60 and abs(step) > 4 and lowest < 100
-            if abs(bend) / 20 >= lowest or crowded:
-                break  # nothing cheaper can follow, or only nodes are worth such a detour
-            price = abs(bend) / 20
-            for offset in {bend - spread, bend, bend + spread}:
-                p = _points(_bow(ends[0], ends[1], offset))[2:-2]
-                box = np.abs(p[:, None] - centres[around]) - halves[around]
-                price += 100 * float((box.max(2) < 7).sum())
-                free = p[(((p[:, None] - ends) ** 2).sum(2) > 34**2).all(1)]
-                beside = (((free[:, None] - nearby) ** 2).sum(2) < 36).any(1).sum()
-                price += 4 * float(beside) * float(beside > 2)  # crossings are fine
-            if price < lowest:
-                best, lowest = bend, price
-        for i, e in enumerate(twins[a, b]):
-            curves[e] = _bow(ends[0], ends[1], best + 22.0 * i - spread)
-            n = int(np.clip(lengths[a, b] / 7, 5, 33))
-            taken = np.concatenate([taken, _points(curves[e], n)])
+        ends = centres[[a, b]]
+        lanes = 22.0 * (np.arange(len(twins[a, b])) - (len(twins[a, b]) - 1) / 2)
+        for bends in (_BENDS[:1], _BENDS):
+            p = _INNER @ _bow(*ends, bends[:, None] + lanes)  # [bend, lane, point, xy]
+            at = cells(p)
+            hit = (owner[at] > 0) & (owner[at] != a + 1) & (owner[at] != b + 1)
+            free = (((p[..., None, :] - ends) ** 2).sum(-1) > 34**2).all(-1)
+            beside = (free & taken[at]).sum(2)
+            beside[beside <= 5] = 0  # crossings are fine
+            detour = np.abs(bends) / 20 * (1 + 2 * np.abs(bends) / lengths[a, b])
+            price = detour + (100 * hit.sum(2) + 1.6 * beside).sum(1)
+            if price[0] == 0:
+                break  # straight
+        best = _bow(*ends, bends[price.argmin()] + lanes)
+        curves.update(zip(twins[a, b], best, strict=True))
+        near = _points(best, int(np.clip(lengths[a, b] / 7, 5, 33)))
+        taken[cells(near[..., None, :] + _AROUND)] = True
     return [curves[e] for e in range(len(graph))]
 
 
-def _finish(curve: np.ndarray, leave: np.ndarray, arrive: np.ndarray) -> EdgeShape:
+def _finish(curve: np.ndarray, leave: np.ndarray, arrive: np.ndarray, n: int = 401) -> EdgeShape:
     """Cut the curve at the borders of its two nodes and put the arrow head on."""
-    p = _points(curve, 201)
+    p = _points(curve, n)
 
-    def cut(points: np.ndarray, centre: np.ndarray, half: np.ndarray, gap: float) -> int:
-        """Number of points that lie within the node's rounded box or `gap` of it."""
+    def cut(points: np.ndarray, half: np.ndarray, *gaps: float) -> list[int]:
+        """Number of points that lie within the first one's rounded box or `gap` of it."""
         core = half - half.min()  # a pill: all points within `radius` of a line
-        outside = np.hypot(*np.maximum(np.abs(points - centre) - core, 0).T) > half.min() + gap
-        return min(int(outside.argmax()), 95) if outside.any() else 0
+        far = np.hypot(*np.maximum(np.abs(points - points[0]) - core, 0).T) - half.min()
+        return [int((far > gap).argmax()) for gap in gaps]  # 0 where the curve never leaves
 
-    first = cut(p, curve[0], leave, 1.5)
-    tip = 200 - cut(p[::-1], curve[3], arrive, 1.5)
-    last = 200 - cut(p[::-1], curve[3], arrive, 8.5)
+    (first,) = cut(p[: n // 2], leave, 1.5)
+    tip, last = (n - 1 - i for i in cut(p[: n // 2 : -1], arrive, 1.5, 8.5))
     direction = p[tip] - p[last]
     direction = direction / max(float(np.hypot(*direction)), 1e-9)
     side = np.array([-direction[1], direction[0]])
     base = p[tip] - 7.5 * direction
     head = (p[tip], base + 3.8 * side, base - 3.8 * side)
-    part = _split(curve, first / 200, max(last, first + 1) / 200)
-    return EdgeShape(
-        _rounded(part), _rounded(head), _rounded([p[first + (last - first) * 2 // 5]])[0]
-    )
+    part = _split(curve, first / (n - 1), last / (n - 1))
+    middle = p[first + (last - first) * 2 // 5]
+    return EdgeShape(_rounded(part), _rounded(head), _rounded([middle])[0])
 
 
 def _split(curve: np.ndarray, t0: float, t1: float) -> np.ndarray:

@@ -51,6 +51,14 @@ def residual_chain(blocks: int = 3) -> Graph:
     return build(pairs, "0", str(blocks), "residual chain")
 
 
+def dense(nodes: int = 18) -> Graph:
+    """Every node feeds all later ones; shortcuts beside the steps to the next."""
+    names = [str(n) for n in range(nodes)]
+    pairs = [(a, b, "conv") for a, b in itertools.combinations(names, 2)]
+    pairs += [(a, b, "shortcut") for a, b in itertools.pairwise(names)]
+    return build(pairs, "0", str(nodes - 1), f"dense {nodes}")
+
+
 def module_grid(tasks: int = 3, layers: int = 4) -> Graph:
     """Columns of modules, one per task, of which a path may leave to the right only."""
     pairs = [("in", f"m0,{t}", "new") for t in range(tasks)]

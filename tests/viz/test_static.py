@@ -19,11 +19,11 @@ from nas_core.supernet import Architecture
 from nas_core.viz import architecture_figure, draw_architecture, to_png, to_svg
 from nas_core.viz.geometry import DARK_PALETTE, PALETTE, kind_colours, scene
 from tests.supernet.graphs import dags
-from tests.viz.spaces import build, fabric, keyword_chain, module_grid, residual_chain
+from tests.viz.spaces import build, dense, fabric, keyword_chain, module_grid, residual_chain
 
 SPACES = {
     "fabric": fabric(), "chain": keyword_chain(), "residual": residual_chain(),
-    "modules": module_grid(), "resnet": resnet_fabric(3).graph,
+    "modules": module_grid(), "resnet": resnet_fabric(3).graph, "dense": dense(18),
 }  # fmt: skip
 every_space = pytest.mark.parametrize("graph", SPACES.values(), ids=SPACES.keys())
 
