@@ -22,14 +22,12 @@ from nas_core.continual.sources import Embedded, Real
 from nas_core.continual.streams import (
     CTRL,
     SYMBOLS,
-    Stream,
-    Task,
-    TaskSpec,
     ctrl_stream,
     permuted_digits,
     split_classes,
     tabulated_stream,
 )
+from nas_core.continual.tasks import Stream, Task, TaskSpec
 
 __all__ = [
     "CTRL",

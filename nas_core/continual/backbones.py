@@ -187,7 +187,7 @@ def alexnet(width: float = 1.0, size: int = 32) -> Backbone:
         pool = 2 if side >= 2 else 1  # maps of one pixel are left alone
         side //= pool
         if side < 1:
-            raise ValueError(f"images of side {size} are too small; AlexNet needs at least 10")
+            raise ValueError(f"images of side {size} are too small; AlexNet needs at least 15")
 
         layers.append(partial(_conv, channels[i], channels[i + 1], kernel, pool))
     flat = channels[-1] * side * side

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas_core.continual.streams import Task
+from nas_core.continual.tasks import Task
 from nas_core.training import TensorData, derived_seeds, one_thread
 
 

@@ -18,7 +18,7 @@ from nas_core.continual import metrics
 from nas_core.continual.fit import accuracy, sweep
 from nas_core.continual.learners.base import Learner
 from nas_core.continual.library import tensor_bytes
-from nas_core.continual.streams import Stream
+from nas_core.continual.tasks import Stream
 from nas_core.training import load_checkpoint, progress_bar, save_atomic
 
 

@@ -88,7 +88,7 @@ def _drawn(role, count, size, split, seed) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Real:
-    """CTrL's data sets as RGB images of 32×32 (thesis table 5.1), read by torchvision.
+    """CTrL's data sets as RGB images (thesis table 5.1: 32×32), read by torchvision.
 
     Validation images are set apart once (stratified, by `seed`), so that no task validates on
     what another one was trained on.
@@ -97,12 +97,14 @@ class Real:
         root: folder with the data sets; default `NAS_DATA`.
         embedded_for: roles whose files are allowed to be missing: the embedded family of the
             same role takes their place (its name says so).
+        stand_in: images per class of those families for training, validation and test.
+        size: side of the images; less than 32 makes short runs on a processor affordable.
     """
 
     root: str | None = None
     seed: int = 0
     embedded_for: tuple[str, ...] = ()
-    stand_in: Embedded = Embedded(32, (600, 300, 200))
+    stand_in: tuple[int, int, int] = (600, 300, 200)
     size: int = 32
 
     def name(self, role: str) -> str:
@@ -111,28 +113,26 @@ class Real:
 
     def classes(self, role: str) -> tuple[str, ...]:
         role = role_of(role)
-        if role in self.embedded_for:
-            return self.stand_in.classes(role)
-        return _images(self._file(role), str(data_root(self.root)), self.seed)["classes"]
+        return CLASSES[role] if role in self.embedded_for else self._images(role)["classes"]
 
     def pool(self, role: str, split: str) -> tuple[Tensor, Tensor]:
         role = role_of(role)
         if role in self.embedded_for:
-            return self.stand_in.pool(role, split)
-        root = str(data_root(self.root))
-        return _images(self._file(role), root, self.seed)[split]
+            return Embedded(self.size, self.stand_in).pool(role, split)
+        return self._images(role)[split]
 
-    def _file(self, role: str) -> str:
-        return REAL["digits" if role == "rainbow_digits" else role][0]
+    def _images(self, role: str) -> dict[str, Any]:
+        file = REAL["digits" if role == "rainbow_digits" else role][0]
+        return _images(file, str(data_root(self.root)), self.seed, self.size)
 
     def plain_digits(self, split: str) -> tuple[Tensor, Tensor]:
         """Grey digits in their own resolution `[N, 1, 28, 28]`."""
-        return _images("mnist", str(data_root(self.root)), self.seed, raw=True)[split]
+        return _images("mnist", str(data_root(self.root)), self.seed, None)[split]
 
 
 @lru_cache(maxsize=8)
-def _images(name: str, root: str, seed: int, raw: bool = False) -> dict[str, Any]:
-    """`{split: (uint8 images, labels), "classes": names}` of one data set."""
+def _images(name: str, root: str, seed: int, size: int | None) -> dict[str, Any]:
+    """`{split: (uint8 images, labels), "classes": names}` of one data set; RGB if resized."""
     x, y, x_test, y_test, classes = _READ[name](Path(root))
     order = stratified_order(y.numpy(), seed)
     val = round(REAL[_BY_NAME[name]][1] * len(y))
@@ -141,14 +141,15 @@ def _images(name: str, root: str, seed: int, raw: bool = False) -> dict[str, Any
         "val": (x[order[:val]], y[order[:val]]),
         "test": (x_test, y_test),
     }
-    ready = {s: (a if raw else _to_rgb32(a), b) for s, (a, b) in parts.items()}
+    ready = {s: (a if size is None else _to_rgb(a, size), b) for s, (a, b) in parts.items()}
     return {**ready, "classes": tuple(classes)}
 
 
-def _to_rgb32(x: Tensor) -> Tensor:
-    if x.shape[-1] != 32:
+def _to_rgb(x: Tensor, size: int) -> Tensor:
+    if x.shape[-1] != size:
         parts = [
-            interpolate(p.float(), size=32, mode="bilinear", antialias=True) for p in x.split(4096)
+            interpolate(p.float(), size=size, mode="bilinear", antialias=True)
+            for p in x.split(4096)
         ]
         x = torch.cat(parts).round().clamp(0, 255).to(torch.uint8)
     return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x

@@ -15,7 +15,7 @@ from nas_core.continual import (
     rank_past,
     resnet,
 )
-from nas_core.continual.learners.mntdp import Trunk
+from nas_core.continual.learners.prior import Trunk
 from nas_core.supernet import Architecture
 
 NARROW = resnet(4, 8)

@@ -20,8 +20,10 @@ from nas_core.continual.learners.ewc import EWC, fisher_diagonal, quadratic_pena
 from nas_core.continual.learners.growing import DEN, RCL
 from nas_core.continual.learners.hat import HAT
 from nas_core.continual.learners.learn_to_grow import LearnToGrow
-from nas_core.continual.learners.mntdp import MNTDPD, MNTDPS, rank_past
+from nas_core.continual.learners.mntdp import MNTDPD
+from nas_core.continual.learners.mntdp_stochastic import MNTDPS
 from nas_core.continual.learners.pnn import PNN
+from nas_core.continual.learners.prior import rank_past
 from nas_core.continual.learners.replay import ExperienceReplay, Reservoir, Ring
 
 LEARNERS: dict[str, Callable[..., Learner]] = {

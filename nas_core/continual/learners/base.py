@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nas_core.continual.backbones import Backbone
 from nas_core.continual.fit import FitConfig, FitReport, accuracy, fit, sweep, validation_set
 from nas_core.continual.library import Library, tensor_bytes
-from nas_core.continual.streams import Task
+from nas_core.continual.tasks import Task
 from nas_core.training import derived_seeds
 
 

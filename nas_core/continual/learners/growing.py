@@ -13,7 +13,7 @@ from nas_core.continual.backbones import Backbone, Head
 from nas_core.continual.fit import FitConfig, FitReport, accuracy, fit, validation_set
 from nas_core.continual.learners.base import Learner
 from nas_core.continual.library import tensor_bytes
-from nas_core.continual.streams import Task
+from nas_core.continual.tasks import Task
 from nas_core.search.reinforce import MovingAverage, policy_loss
 
 

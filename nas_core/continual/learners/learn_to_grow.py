@@ -19,7 +19,7 @@ from nas_core.continual.fit import (
     validation_set,
 )
 from nas_core.continual.learners.base import LibraryLearner
-from nas_core.continual.streams import Task
+from nas_core.continual.tasks import Task
 
 
 class LearnToGrow(LibraryLearner):

@@ -12,7 +12,7 @@ from nas_core.continual.backbones import Backbone
 from nas_core.continual.fit import FitConfig
 from nas_core.continual.learners.base import SharedPath
 from nas_core.continual.library import tensor_bytes
-from nas_core.continual.streams import Task
+from nas_core.continual.tasks import Task
 from nas_core.training import derived_seeds
 
 
