@@ -39,6 +39,7 @@ class BudgetConfig:
     gamma_lr: float = 3.0  # of Γ̂; our loss is a mean over the batch where the authors sum
     lam: float = 1.0  # λ, per unit of the full network's cost, so that it has no unit
     entropy_weight: float = 0.0  # bonus for the entropy of Γ; the thesis uses none
+    max_logit: float | None = None  # |γ̂| at most; with a fast Γ it stops early, final decisions
     amp: bool = True  # bfloat16 autocast and channels_last on a GPU; ignored on CPU
     seed: int = 0
 
@@ -48,6 +49,8 @@ class BudgetConfig:
                 f"warmup_epochs is {self.warmup_epochs}; it must be in 0…{self.epochs - 1}, "
                 "so that sampling starts before the last epoch"
             )
+        if self.max_logit is not None and self.max_logit <= 0:
+            raise ValueError(f"max_logit is {self.max_logit}; it must be positive, or None")
         if self.lam < 0:
             raise ValueError(f"lam is {self.lam}; a negative λ would reward overspending")
 
@@ -206,6 +209,8 @@ class _Search:
         self.gamma.zero_grad(set_to_none=True)
         (policy - self.config.entropy_weight * sample.entropy.mean()).backward()
         self.gamma.step()
+        if self.config.max_logit is not None:
+            self._bound(self.config.max_logit)
         if losses.requires_grad:  # not so when no architecture of the batch has a live path
             self._descend(losses.mean())
         return {
@@ -213,6 +218,12 @@ class _Search:
             "cost_mean": cost.mean().item(),
             "violation": (cost > self.budget).double().mean().item(),
         }
+
+    def _bound(self, limit: float) -> None:
+        """Keep every choice open: an edge whose γ is 0 or 1 is never tried otherwise again."""
+        with torch.no_grad():
+            for logits in self.sampler.parameters():
+                logits.clamp_(-limit, limit)
 
     def _descend(self, loss: Tensor) -> None:
         self.theta.zero_grad(set_to_none=True)

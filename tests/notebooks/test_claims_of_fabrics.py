@@ -104,7 +104,7 @@ def test_controls_of_chapter_05(five):
         "edges kept, n = 4 over n = 1": 1.0,
         "most operations in one cycle, n = 4 minus n = 1": 0,
         # No price.
-        "share of the dearest quarter that is dropped": 1 - len(kept) / len(inner),
+        "mean price of a kept edge / of all edges": kept_price(graph, kept, inner),
         "random price found / of everything": ratio(prices_cost, mask, full),
         "edges that cross the network": sum(where[e] == "network" for e in kept),
         "share of the edges on the server": device_only(where, inner),
@@ -113,6 +113,11 @@ def test_controls_of_chapter_05(five):
         "energy saved by the n = 1 network": 0.0,
     }
     assert_separated(five, controls)
+
+
+def kept_price(graph, kept, inner):
+    price = costs.edge(graph, costs.random_prices(graph, 0)).per_edge
+    return (price[kept].mean() / price[inner].mean()).item()
 
 
 def wrong_bounds(net):

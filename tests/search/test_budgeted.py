@@ -53,6 +53,16 @@ def test_without_lambda_nothing_pushes_the_cost_down():
     assert "MISSES" in run.statement()
 
 
+def test_bounded_logits_keep_every_choice_open():
+    """With the same hasty Γ: free, it is certain of everything; bounded, it can still turn."""
+    hasty = replace(CONFIG, gamma_lr=200.0)
+    free, bounded = search(hasty), search(replace(hasty, max_logit=2.0))
+    limit = torch.sigmoid(torch.tensor(2.0)) + 1e-6
+    gamma = bounded.probabilities[CONFIG.warmup_epochs :, :-1]  # the head is fixed
+    assert (gamma <= limit).all() and (gamma >= 1 - limit).all()
+    assert free.history.entropy.iloc[-1] < 1e-3 < bounded.history.entropy.iloc[-1]
+
+
 def test_a_tighter_budget_costs_less():
     cheap = search(budget=2 * 8 + HEAD)
     assert cheap.architecture.edges == ("linear", "head") and cheap.meets_budget
@@ -138,6 +148,7 @@ def test_budget_of_exactly_the_cheapest_is_accepted():
         ({"warmup_epochs": 15}, "warmup_epochs is 15"),
         ({"warmup_epochs": -1}, "warmup_epochs is -1"),
         ({"lam": -1.0}, "lam is -1"),
+        ({"max_logit": 0.0}, "max_logit is 0"),
     ],
 )
 def test_impossible_configurations_are_refused(change, words):
