@@ -195,10 +195,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     frame = assemble(trained, measured)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     frame.to_csv(args.out, index=False)
+    train, held_out = table_data()
     about = {
         "command": "python -m nas_core.search.make_table",
         "data": "scikit-learn digits, 8×8; 640 train, 797 val, 360 test",
-        "examples": {name: len(part) for name, part in table_data()[1].items()},
+        "examples": {name: len(part) for name, part in {"train": train, **held_out}.items()},
         "training": vars(TRAINING),
         "seeds": SEEDS,
         "network": "cell_network(channels=8): stem 3×3 stride 2, one cell at 4×4, mean, linear",

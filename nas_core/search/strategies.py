@@ -35,50 +35,72 @@ class Problem:
 
     Args:
         table: the truth.
-        trainings: budget, in full trainings.
-        seed: which of the table's seeds is seen: one training per cell, as in real life.
-        max_macs: cells above it are refused before training (they cost nothing, and score −1).
+        trainings: budget, in full trainings of one seed.
+        seed: which of the table's seeds is seen (modulo their number): one training per cell.
+            None: every cell is trained with all seeds; the mean is seen, and all are paid for.
+        max_macs: only cells of at most so many multiply-adds are trained. Costs are known before
+            training, so refusing a cell is free.
     """
 
-    def __init__(self, table: CellTable, trainings: int, seed: int, max_macs: float | None = None):
-        self.table, self.seed, self.max_macs = table, seed % table.seeds, max_macs
+    def __init__(
+        self,
+        table: CellTable,
+        trainings: int,
+        seed: int | None = None,
+        max_macs: float | None = None,
+    ):
+        self.table, self.max_macs = table, max_macs
+        self.seed = None if seed is None else seed % table.seeds
+        self.best = table.accuracy(table.best(split="val", max_macs=max_macs))
         self.fidelities = table.epochs["val"]
         self.full = self.fidelities[-1]
-        self.budget, self.spent, self.seconds = trainings * self.full, 0, 0.0
+        self.budget = trainings * self.full
+        self.spent, self.seconds, self.thinking = 0, 0.0, 0.0
         self._trained: dict[Cell, int] = {}  # epochs that a cell has had: training is resumed
         self.rows: list[dict[str, Any]] = []
-        self._refused = 0
+        self._refused, self._since = 0, time.thread_time()
+
+    def affordable(self, cell: Cell) -> bool:
+        return self.max_macs is None or self.table.macs(cell) <= self.max_macs
+
+    def random_cell(self, rng: random.Random) -> Cell:
+        """A uniformly drawn affordable cell."""
+        while not self.affordable(cell := self.table.random_cell(rng)):
+            pass
+        return cell
+
+    def mutate(self, cell: Cell, rng: random.Random) -> Cell:
+        """`cell` with one operation changed; a random cell where no such change is affordable."""
+        for _ in range(1000):
+            if self.affordable(mutant := self.table.mutate(cell, rng)):
+                return mutant
+        return self.random_cell(rng)
 
     def train(self, cell: Cell, epochs: int | None = None) -> float:
-        """Validation accuracy after `epochs` (default: a full training).
+        """Validation accuracy after `epochs` (default: a full training); 0 if not affordable.
 
         Going on with a cell costs the missing epochs only; a repeated question costs one epoch,
         so that every search ends.
         """
+        self.thinking += time.thread_time() - self._since
         epochs = self.full if epochs is None else epochs
-        if self.max_macs is not None and self.table.macs(cell) > self.max_macs:
-            self._refused += 1
-            if self._refused > 1000 * len(EDGES):
+        if self.affordable(cell):
+            before = self._trained.get(cell, 0)
+            price = max(1, epochs - before) * (self.table.seeds if self.seed is None else 1)
+            if self.spent + price > self.budget:
                 raise BudgetSpent
-            return -1.0
-        price = max(1, epochs - self._trained.get(cell, 0))
-        if self.spent + price > self.budget:
-            raise BudgetSpent
-        self.spent += price
-        row = self.table.row(cell)
-        if "step_ms" in self.table.about:
-            self.seconds += price * self.table.about.step_ms[row] * 0.04  # 40 steps an epoch
-        self._trained[cell] = max(epochs, self._trained.get(cell, 0))
-        value = self.table.accuracy(cell, epochs=epochs, seed=self.seed)
-        self.rows.append(
-            {
-                "epochs": self.spent,
-                "seconds": self.seconds,
-                "cell": cell,
-                "for": epochs,
-                "val": value,
-            }
-        )
+            self.spent += price
+            self.seconds += price * self.table.epoch_seconds(cell)
+            self._trained[cell] = max(epochs, before)
+            value = self.table.accuracy(cell, epochs=epochs, seed=self.seed)
+            paid = {"epochs": self.spent, "seconds": self.seconds, "thinking": self.thinking}
+            self.rows.append({**paid, "cell": cell, "for": epochs, "val": value})
+        else:
+            self._refused += 1
+            if self._refused > 100 * self.budget:
+                raise BudgetSpent
+            value = 0.0
+        self._since = time.thread_time()
         return value
 
 
@@ -89,36 +111,36 @@ def run_search(strategy: Strategy, problem: Problem, seed: int) -> pd.DataFrame:
     """Let a strategy spend the budget.
 
     Returns:
-        A row per question: `epochs` and `seconds` spent so far, `cell`, `for` (its epochs),
+        A row per question: `epochs` spent so far, the `seconds` that training them takes and
+        those of the strategy itself (`thinking`, processor time), `cell`, `for` (its epochs),
         `val`, and the incumbent (the best validated of those trained longest): `incumbent`,
-        `test` (its mean test accuracy) and `regret` (below the best of the table).
-        `.attrs["thinking"]`: the processor seconds that the strategy itself took.
+        its `regret` (how far its mean validation accuracy lies below that of the best affordable
+        cell) and `test`, its mean test accuracy. Means are over all seeds of the table.
     """
-    start = time.thread_time()
     with contextlib.suppress(BudgetSpent):
         strategy(problem, seed)
-    thinking = time.thread_time() - start
-    frame = pd.DataFrame(problem.rows)
-    table = problem.table
-    best = table.accuracy(table.best(max_macs=problem.max_macs), split="test")
     incumbents: list[Cell] = []
     top: tuple[float, float] = (-1, -1)
     for row in problem.rows:
         if (row["for"], row["val"]) > top:
             top, incumbent = (row["for"], row["val"]), row["cell"]
         incumbents.append(incumbent)
+    frame = pd.DataFrame(problem.rows)
     frame["incumbent"] = incumbents
-    frame["test"] = [table.accuracy(c, split="test") for c in incumbents]
-    frame["regret"] = best - frame["test"]
-    frame.attrs["thinking"] = thinking
+    frame["regret"] = [problem.best - problem.table.accuracy(c) for c in incumbents]
+    frame["test"] = [problem.table.accuracy(c, split="test") for c in incumbents]
     return frame
 
 
-def regret_at(run: pd.DataFrame, epochs: np.ndarray) -> np.ndarray:
-    """Regret of the incumbent after so many epochs were spent, NaN before the first training."""
-    at = np.searchsorted(run["epochs"].to_numpy(), epochs, side="right") - 1
-    regret = run["regret"].to_numpy()
-    return np.where(at >= 0, regret[np.maximum(at, 0)], np.nan)
+def regret_at(run: pd.DataFrame, at: np.ndarray, clock: str = "epochs") -> np.ndarray:
+    """Regret of the incumbent when `clock` shows `at`; NaN before the first training.
+
+    Args:
+        clock: "epochs", or "seconds" of training plus thinking, one after the other.
+    """
+    times = run["epochs"] if clock == "epochs" else run["seconds"] + run["thinking"]
+    row = np.searchsorted(times.to_numpy(), at, side="right") - 1
+    return np.where(row >= 0, run["regret"].to_numpy()[np.maximum(row, 0)], np.nan)
 
 
 # -------------------------------------------------------------------- without a model
@@ -134,14 +156,14 @@ def random_search(problem: Problem, seed: int = 0) -> None:
     """Every training a cell drawn uniformly."""
     rng = random.Random(seed)
     while True:
-        problem.train(problem.table.random_cell(rng))
+        problem.train(problem.random_cell(rng))
 
 
 def successive_halving(problem: Problem, seed: int = 0, start: int = 16) -> None:
     """Train many a little, keep the better half, train those on; then the next bracket."""
     rng = random.Random(seed)
     while True:
-        cells = [problem.table.random_cell(rng) for _ in range(start)]
+        cells = [problem.random_cell(rng) for _ in range(start)]
         for epochs in problem.fidelities:
             ranked = sorted(cells, key=lambda c: problem.train(c, epochs), reverse=True)
             cells = ranked[: math.ceil(len(ranked) / 2)]
@@ -153,14 +175,11 @@ def evolution(problem: Problem, seed: int = 0, population: int = 16, sample: int
     alive: deque[tuple[float, Cell]] = deque()
     while True:
         if len(alive) < population:
-            child = problem.table.random_cell(rng)
+            child = problem.random_cell(rng)
         else:
             parents = rng.sample(list(alive), sample)  # the tournament
-            child = problem.table.mutate(max(parents)[1], rng)
-        value = problem.train(child)
-        if value < 0:
-            continue  # beyond the budget of multiply-adds: never born
-        alive.append((value, child))
+            child = problem.mutate(max(parents)[1], rng)
+        alive.append((problem.train(child), child))
         if len(alive) > population:
             alive.popleft()  # of age, not of weakness
 
@@ -209,19 +228,17 @@ def bayesian_optimisation(
     seen: dict[Cell, float] = {}
     while True:
         if len(seen) < warm_up:
-            cell = problem.table.random_cell(rng)
+            cell = problem.random_cell(rng)
         else:
             best = max(seen, key=lambda c: seen[c])
-            pool = {problem.table.random_cell(rng) for _ in range(candidates)}
-            pool |= {problem.table.mutate(best, rng) for _ in range(candidates // 8)}
+            pool = {problem.random_cell(rng) for _ in range(candidates)}
+            pool |= {problem.mutate(best, rng) for _ in range(candidates // 8)}
             ask = sorted(pool - set(seen))
             mean, std = gaussian_process(
                 np.array(list(seen)), np.array(list(seen.values())), np.array(ask)
             )
             cell = ask[int(expected_improvement(mean, std, seen[best]).argmax())]
-        value = problem.train(cell)
-        if value >= 0:
-            seen[cell] = value
+        seen[cell] = problem.train(cell)
 
 
 class Controller(nn.Module):
@@ -286,7 +303,7 @@ def q_learning(problem: Problem, seed: int = 0, lr: float = 0.1, replays: int = 
             values = q[edge, actions[-1] if actions else len(ops)]
             greedy = rng.random() >= epsilon
             actions.append(int(values.argmax()) if greedy else rng.randrange(len(ops)))
-        memory.append((actions, max(0.0, problem.train(tuple(ops[a] for a in actions)))))
+        memory.append((actions, problem.train(tuple(ops[a] for a in actions))))
         for past, reward in [memory[-1], *rng.choices(memory, k=replays)]:
             target = reward
             for edge in reversed(range(len(EDGES))):

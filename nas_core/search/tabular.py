@@ -19,6 +19,7 @@ import pandas as pd
 from nas_core.spaces.cells import EDGES, OPS, Cell, canonical, cell_string, check_cell, parse_cell
 
 Split = Literal["val", "test"]
+COSTS = ["macs", "params", "latency_ms", "epoch_seconds"]
 _SHIPPED = Path(__file__).parents[2] / "data" / "tables" / "digit_cells.csv.xz"
 
 
@@ -29,7 +30,7 @@ class CellTable:
         name: for messages and plots.
         cells: the N cells of the rows.
         accuracy: per (split, epochs) an array `[N, seeds]` of accuracies in [0, 1]; NaN: unknown.
-        about: DataFrame with N rows: `macs`, `params`, and what else was measured.
+        about: DataFrame with N rows and the columns of `COSTS`; NaN where one is missing.
         represent: maps a cell to the one that has its row (equal functions share one).
         provenance: how the table was made.
     """
@@ -43,7 +44,8 @@ class CellTable:
         represent: Callable[[Cell], Cell] = check_cell,
         provenance: Mapping | None = None,
     ):
-        self.name, self.cells, self.about = name, list(cells), about.reset_index(drop=True)
+        self.name, self.cells = name, list(cells)
+        self.about = about.reset_index(drop=True).reindex(columns=COSTS)
         self._accuracy = dict(accuracy)
         self._represent = represent
         self._row = {cell: n for n, cell in enumerate(self.cells)}
@@ -85,20 +87,23 @@ class CellTable:
             for epochs in training["report"]
         }
         cells = [tuple(map(int, text)) for text in frame["cell"]]
-        measured = frame[["macs", "params", "latency_ms", "step_ms"]]
-        return cls("digit-cells", cells, accuracy, measured, canonical, about)
+        steps = about["examples"]["train"] // training["batch_size"]
+        costs = frame.assign(epoch_seconds=frame["step_ms"] * steps / 1000)
+        return cls("digit-cells", cells, accuracy, costs, canonical, about)
 
     # ---------------------------------------------------------------- queries
 
     def row(self, cell: Cell) -> int:
         """Number of the row that holds this cell; raises KeyError for cells outside the space."""
-        found = self._row.get(self._represent(check_cell(cell)))
-        if found is None:
-            known = ", ".join(OPS[op] for op in self.ops)
-            raise KeyError(
-                f"{cell_string(cell)} is not in {self.name}, whose operations are {known}"
-            )
-        return found
+        if cell not in self._row:
+            found = self._row.get(self._represent(check_cell(cell)))
+            if found is None:
+                known = ", ".join(OPS[op] for op in self.ops)
+                raise KeyError(
+                    f"{cell_string(cell)} is not in {self.name}, whose operations are {known}"
+                )
+            self._row[cell] = found
+        return self._row[cell]
 
     def accuracy(
         self,
@@ -113,12 +118,16 @@ class CellTable:
         `seed=None` is the mean over seeds: the truth, as far as there is one; a number is what
         one training would have shown.
         """
-        return float(self.accuracies(split=split, epochs=epochs, seed=seed)[self.row(cell)])
+        return float(self._values(split, epochs, seed)[self.row(cell)].mean())
 
     def accuracies(
         self, *, split: Split = "val", epochs: int | None = None, seed: int | None = None
     ) -> np.ndarray:
         """`accuracy` of every row, `[N]`."""
+        return self._values(split, epochs, seed).mean(1)
+
+    def _values(self, split: Split, epochs: int | None, seed: int | None) -> np.ndarray:
+        """`[N, seeds]`, or `[N, 1]` of one seed."""
         if not self.epochs.get(split):
             raise ValueError(f"{self.name} has no split {split!r}; there are val and test")
         epochs = self.epochs[split][-1] if epochs is None else epochs
@@ -129,13 +138,24 @@ class CellTable:
             )
         values = self._accuracy[split, epochs]
         if seed is None:
-            return values.mean(1)
+            return values
         if not 0 <= seed < values.shape[1]:
             raise ValueError(f"seed {seed}; {self.name} has 0…{values.shape[1] - 1}")
-        return values[:, seed]
+        return values[:, seed : seed + 1]
 
     def macs(self, cell: Cell) -> int:
         return int(self.about.macs[self.row(cell)])
+
+    def params(self, cell: Cell) -> int:
+        return int(self.about.params[self.row(cell)])
+
+    def latency_ms(self, cell: Cell) -> float:
+        """Measured time of a forward pass (see `provenance["times"]`); NaN: not known."""
+        return float(self.about.latency_ms[self.row(cell)])
+
+    def epoch_seconds(self, cell: Cell) -> float:
+        """Measured time of an epoch of training on one thread; NaN: not known."""
+        return float(self.about.epoch_seconds[self.row(cell)])
 
     def best(
         self, *, split: Split = "test", epochs: int | None = None, max_macs: float | None = None

@@ -10,9 +10,17 @@ from nas_core.workbook.book import Book, BookError
 
 
 def strategy_trial(
-    chapter: str, profile: str, seed: int, strategy: str = "random", trainings: int = 50
+    chapter: str,
+    profile: str,
+    seed: int,
+    strategy: str = "random",
+    trainings: int = 180,
+    budget: float = 1.0,
 ) -> dict[str, Any]:
-    """Chapter 01: one search on the table; accuracy and multiply-adds of what it ends with."""
+    """Chapter 01: one search on the table; accuracy and multiply-adds of what it ends with.
+
+    `budget` is a share of the multiply-adds of the largest cell.
+    """
     from nas_core.search import strategies
     from nas_core.search.tabular import CellTable
 
@@ -20,9 +28,9 @@ def strategy_trial(
     if strategy not in known:
         raise ValueError(f"strategy {strategy!r}; there are {', '.join(known)}")
     table = CellTable.load()
-    run = strategies.run_search(
-        known[strategy], strategies.Problem(table, trainings, seed), seed
-    ).iloc[-1]
+    limit = budget * table.about.macs.max()
+    problem = strategies.Problem(table, trainings, max_macs=limit)
+    run = strategies.run_search(known[strategy], problem, seed).iloc[-1]
     return {
         "macs": table.macs(run.incumbent),
         "val_accuracy": table.accuracy(run.incumbent),
@@ -73,7 +81,7 @@ def axes_of(number: int, profile: dict[str, Any]) -> set[str]:
         ready = ", ".join(f"{n:02d}" for n in TRIALS)
         raise BookError(f"chapter {number:02d} has no trial to sweep; there are {ready}")
     if number == 1:
-        return {"strategy", "trainings"}
+        return {"strategy", "trainings", "budget"}
     from nas_core.search import BudgetConfig
 
     names = {f.name for f in fields(BudgetConfig)} | set(profile) | {"device", "budget"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 
 import numpy as np
 import pandas as pd
@@ -43,7 +44,7 @@ def table():
         accuracy["val", epochs] = np.clip(0.2 + 0.5 * value[:, None] + noise + 0.02 * epochs, 0, 1)
     accuracy["test", 4] = (0.2 + 0.5 * value)[:, None].repeat(3, 1)
     macs = 100 + 900 * (array == 3).sum(1) + 100 * (array == 2).sum(1)
-    about = pd.DataFrame({"macs": macs, "params": macs, "step_ms": 1.0})
+    about = pd.DataFrame({"macs": macs, "params": macs, "epoch_seconds": 0.04})
     return CellTable("separable", cells, accuracy, about)
 
 
@@ -52,8 +53,7 @@ STRATEGIES = list(s.named())
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_strategy_spends_its_budget_and_no_more(table, name):
-    problem = s.Problem(table, trainings=12, seed=0)
-    run = s.run_search(s.named()[name], problem, 0)
+    run = s.run_search(s.named()[name], s.Problem(table, 12, 0), 0)
     assert 12 * 4 - 4 < run.epochs.iloc[-1] <= 12 * 4
     assert run.epochs.is_monotonic_increasing and (run.regret >= -1e-9).all()
     assert run.seconds.iloc[-1] == pytest.approx(0.04 * run.epochs.iloc[-1])
@@ -70,11 +70,11 @@ def _final(table, name, trainings, seeds=8, **kwargs):
 
 
 def test_strategies_that_learn_beat_random_on_a_separable_space(table):
-    random = _final(table, "random", 80)
-    assert _final(table, "evolution", 80) < 0.6 * random
-    assert _final(table, "Bayesian", 40) < random
-    assert _final(table, "controller", 240, seeds=3) < random
-    assert _final(table, "Q-learning", 240, seeds=3) < random
+    blind = _final(table, "random", 80)
+    assert _final(table, "evolution", 80) < 0.6 * blind
+    assert _final(table, "Bayesian", 40) < blind
+    assert _final(table, "controller", 240, seeds=3) < blind
+    assert _final(table, "Q-learning", 240, seeds=3) < blind
 
 
 def test_counting_order_leaves_the_first_edges_alone(table):
@@ -105,20 +105,46 @@ def test_going_on_costs_the_missing_epochs_only(table):
             problem.train(cell)
 
 
-def test_a_budget_of_multiply_adds_is_never_exceeded(table):
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_budget_of_multiply_adds_is_never_exceeded(table, name):
     limit = 2_500
-    run = s.run_search(s.evolution, s.Problem(table, 40, 0, max_macs=limit), 0)
+    run = s.run_search(s.named()[name], s.Problem(table, 40, 0, max_macs=limit), 0)
     assert max(table.macs(cell) for cell in run.cell) <= limit
-    best = table.accuracy(table.best(max_macs=limit), split="test")
-    assert run.regret.iloc[-1] == pytest.approx(best - run.test.iloc[-1])
-    with pytest.raises(ValueError, match="cheapest"):
-        s.run_search(s.random_search, s.Problem(table, 2, 0, max_macs=1), 0)
+    best = max(table.accuracy(cell) for cell in table.cells if table.macs(cell) <= limit)
+    last = run.iloc[-1]
+    assert last.regret == pytest.approx(best - table.accuracy(last.incumbent))
+    assert last.test == table.accuracy(last.incumbent, split="test")
+
+
+def test_an_impossible_budget_is_refused_at_the_door(table):
+    with pytest.raises(ValueError, match="cheapest has 100"):
+        s.Problem(table, 2, 0, max_macs=1)
+
+
+def test_mutants_are_affordable_and_one_step_away(table):
+    problem, rng = s.Problem(table, 2, max_macs=2_500), random.Random(0)
+    for _ in range(50):
+        cell = problem.random_cell(rng)
+        mutant = problem.mutate(cell, rng)
+        assert problem.affordable(cell) and problem.affordable(mutant)
+        assert sum(a != b for a, b in zip(cell, mutant, strict=True)) == 1
+
+
+def test_all_seeds_are_seen_and_paid_for(table):
+    one, three = s.Problem(table, 9, seed=4), s.Problem(table, 9)
+    cell = table.cells[77]
+    assert one.train(cell) == table.accuracy(cell, seed=1) and one.spent == 4
+    assert three.train(cell) == table.accuracy(cell) and three.spent == 12
+    assert three.seconds == pytest.approx(12 * 0.04)
 
 
 def test_regret_at_is_a_step_function():
-    run = pd.DataFrame({"epochs": [4, 8, 12], "regret": [0.3, 0.2, 0.2]})
+    times = {"epochs": [4, 8, 12], "seconds": [1.0, 2.0, 4.0], "thinking": [0.5, 0.5, 1.0]}
+    run = pd.DataFrame({**times, "regret": [0.3, 0.2, 0.1]})
     got = s.regret_at(run, np.array([3, 4, 7, 8, 99]))
-    assert math.isnan(got[0]) and got[1:].tolist() == [0.3, 0.3, 0.2, 0.2]
+    assert math.isnan(got[0]) and got[1:].tolist() == [0.3, 0.3, 0.2, 0.1]
+    got = s.regret_at(run, np.array([1.4, 1.6, 2.6, 4.9, 5.0]), clock="seconds")
+    assert math.isnan(got[0]) and got[1:].tolist() == [0.3, 0.2, 0.2, 0.1]
 
 
 @pytest.mark.parametrize("mean, std, best", [(0.0, 1.0, 0.5), (2.0, 0.3, 1.0), (-1.0, 0.2, 1.0)])
