@@ -49,6 +49,7 @@ def study(given: argparse.Namespace, cost_name: str, budget: float, seed: int) -
         milestones=(3 * given.epochs // 4,),
         lam=given.lam,
         gamma_lr=given.gamma_lr,
+        max_logit=given.max_logit,
         seed=seed,
     )
     start = time.process_time()
@@ -81,7 +82,7 @@ def study(given: argparse.Namespace, cost_name: str, budget: float, seed: int) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default="mnist", choices=["mnist", "fashion_mnist"])
+    parser.add_argument("--data", default="mnist", choices=["mnist", "fashion_mnist", "cifar10"])
     parser.add_argument("--costs", nargs="+", default=["computation", "memory"], choices=COSTS)
     parser.add_argument(
         "--budget", type=float, default=0.3, help="share of the full cost; > 1: units"
@@ -94,6 +95,7 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=8)
     parser.add_argument("--lam", type=float, default=10.0)
     parser.add_argument("--gamma-lr", type=float, default=10.0)
+    parser.add_argument("--max-logit", type=float, default=5.0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--name", required=True, help="of the file in data/results")
     given = parser.parse_args()

@@ -8,6 +8,7 @@ import pytest
 from nas_core import data
 from nas_core.workbook.cli import build_parser, commands, main
 from nas_core.workbook.cli.run import literal
+from nas_core.workbook.environment import COMPARABLE
 from tests.workbook.books import make_book
 
 
@@ -102,6 +103,14 @@ def test_lab_and_test_run_in_the_books_folder(tmp_path, monkeypatch):
         "graph",
     ]
     assert cwd == root and quiet.items() >= COMPARABLE.items()
+
+
+def test_other_processors_run_the_cells_without_comparing_digits(monkeypatch):
+    from nas_core.workbook.cli.test import pytest_command
+
+    for machine, option in (("x86_64", "--nbval"), ("arm64", "--nbval-lax")):
+        monkeypatch.setattr("platform.machine", lambda machine=machine: machine)
+        assert pytest_command(1, [])[3] == option
 
 
 def test_every_subcommand_says_what_it_takes():
