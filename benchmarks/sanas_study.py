@@ -1,73 +1,112 @@
-"""Chapter 07 on real recordings: trains the models and records the table with its provenance.
+"""Chapter 07 on real recordings: a sweep over models and seeds, recorded with its provenance.
 
-    python benchmarks/sanas_study.py FOLDER [--sequences 4000] [--epochs 12] [--lams 0.03 0.1 0.3]
+    python benchmarks/sanas_study.py FOLDER [--seeds 0 1 2] [--lams 0.7 1.5 0.3 0] [--store FILE]
 
 FOLDER is an unpacked Speech Commands folder, complete or in part; keywords are the words with at
-least --enough clips, at most ten, and all other words become `unknown`.
+least --enough clips, at most ten, and all other words become `unknown`. Every finished model is in
+the --store, so an interrupted study continues with the same call.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from functools import cache
 from pathlib import Path
 
-from nas_core.adaptive import SanasConfig
-from nas_core.adaptive.experiment import compare, keyword_problem
+from nas_core.adaptive import SanasConfig, evaluate
+from nas_core.adaptive.experiment import KeywordProblem, Model, compare, keyword_problem
 from nas_core.audio import MFCC
+from nas_core.search.sweep import sweep
 from nas_core.training import describe_device, one_thread, pick_device
 from nas_core.workbook import record_result
+
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+STATIC = [("cheapest", None), ("shortcuts", 2), ("shortcuts", 4), ("shortcuts", None)]
+STATIC += [("base", None), ("ds_cnn", None), ("bc_resnet", None)]
+
+
+@cache
+def problem(folder: str, enough: int, sequences: int, seed: int) -> KeywordProblem:
+    clips = {p.name: len(list(p.glob("*.wav"))) for p in Path(folder).iterdir() if p.is_dir()}
+    keywords = sorted(w for w, n in clips.items() if n >= enough and not w.startswith("_"))
+    return keyword_problem(
+        folder,
+        keywords=keywords[:10],
+        sequences=(sequences, sequences // 8, sequences // 8),
+        mfcc=MFCC(n_fft=960, hop=640, n_mfcc=20),
+        seed=seed,
+    )
+
+
+def trial(kind: str, lam: float, width: int | None, seed: int, **settings) -> dict:
+    """One model: its row, what each epoch spent on each word, and cost by share of the word."""
+    one_thread()
+    data = problem(settings["folder"], settings["enough"], settings["sequences"], seed)
+    config = SanasConfig(
+        epochs=settings["epochs"], warmup_epochs=settings["warmup_epochs"], batch_size=16,
+        lr=3e-3, seed=seed,
+    )  # fmt: skip
+    shape = {"width": 8, "features": 8, "conv1": (6, 6), "conv2": (5, 3), "hidden": 32}
+    model = Model(kind, lam, width)
+    table, networks, runs = compare(
+        data, [model], config, stream_seconds=settings["stream"], progress=False, **shape
+    )
+    result = {"row": table.to_dict("records")[0]}
+    if model.adaptive:
+        history = runs[model.name].history
+        spent = [c for c in history if c.startswith("macs") or c in ("accuracy", "epoch")]
+        result["curve"] = history[spent].to_dict("records")
+        windows = evaluate(networks[model.name], data.testing).query("step > 0")
+        nearest = (windows.share * 4).round() / 4
+        result["by_share"] = {str(s): windows.macs[nearest == s].mean() for s in SHARES}
+    return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--sequences", type=int, default=4000)
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--width", type=int, default=8)
-    parser.add_argument("--lams", type=float, nargs="*", default=[0.03, 0.1, 0.3])
-    parser.add_argument("--kinds", nargs="*", default=["base", "shortcuts", "ds_cnn"])
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--sequences", type=int, default=3000)
+    parser.add_argument("--epochs", type=int, default=14)
+    parser.add_argument("--warmup", type=int, default=6)
+    parser.add_argument("--lams", type=float, nargs="*", default=[0.7, 1.5, 0.3, 0.0])
+    parser.add_argument("--blind", type=float, default=0.7, help="λ of the blind controller")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--stream", type=float, default=600.0, help="seconds")
     parser.add_argument("--enough", type=int, default=400, help="clips of a keyword")
-    parser.add_argument("--name", default="speech_commands")
+    parser.add_argument("--store", type=Path, default=None, help="SQLite file")
     args = parser.parse_args()
-    one_thread()
-    words = {p.name: len(list(p.glob("*.wav"))) for p in args.folder.iterdir() if p.is_dir()}
-    keywords = sorted(w for w, n in words.items() if n >= args.enough and not w.startswith("_"))
-    mfcc = MFCC(n_fft=960, hop=640)
-    shape = {"width": args.width, "conv1": (6, 8), "conv2": (5, 4), "hidden": 32}
-    models = [(kind, 0.0) for kind in args.kinds] + [("sanas", lam) for lam in args.lams]
-    models += [("blind", args.lams[len(args.lams) // 2])] if args.lams else []
-    rows, curves = [], []
-    for seed in args.seeds:
-        problem = keyword_problem(
-            args.folder,
-            keywords=keywords[:10],
-            sequences=(args.sequences, args.sequences // 8, args.sequences // 8),
-            mfcc=mfcc,
-            seed=seed,
-        )
-        config = SanasConfig(epochs=args.epochs, lr=3e-3, seed=seed)
-        for model in models:  # one at a time: what is finished stays when the run is cut short
-            table, _, runs = compare(
-                problem, [model], config, stream_seconds=args.stream, progress=False, **shape
-            )
-            print(table.to_string(), flush=True)
-            rows += table.to_dict("records")
-            for name, run in runs.items():
-                columns = [c for c in run.history if c.startswith("macs") or c == "accuracy"]
-                history = run.history[["epoch", *columns]].assign(model=name, seed=seed)
-                curves += history.to_dict("records") if name.startswith("sanas") else []
-            settings = {**vars(args), "folder": args.folder.name, "keywords": keywords[:10]}
-            command = "python benchmarks/sanas_study.py " + " ".join(
-                [args.folder.name, *sys.argv[2:]]
-            )
-            where = {"command": command, "seeds": args.seeds, "config": settings}
-            where["device"] = describe_device(pick_device("cpu"))
-            record_result("07_sanas", args.name, rows, **where)
-            if curves:
-                record_result("07_sanas", f"{args.name}_training", curves, **where)
+    models = [("sanas", lam, None) for lam in args.lams] + [("blind", args.blind, None)]
+    models += [(kind, 0.0, width) for kind, width in STATIC]
+    settings = {
+        "folder": str(args.folder), "enough": args.enough, "sequences": args.sequences,
+        "epochs": args.epochs, "warmup_epochs": args.warmup, "stream": args.stream,
+    }  # fmt: skip
+    configs = [
+        {"kind": kind, "lam": lam, "width": width, "seed": seed, **settings}
+        for seed in args.seeds
+        for kind, lam, width in models
+    ]
+    table = sweep(trial, configs, store=args.store, workers=0, progress=False)
+    done = table[table.status == "done"]
+    rows, curves, shares = [], [], []
+    for result, seconds in zip(done.to_dict("records"), done.seconds, strict=True):
+        row = result["row"] | {"seconds": round(seconds, 1)}
+        tag = {"model": row["model"], "seed": row["seed"]}
+        rows.append(row)
+        if row["kind"] in ("sanas", "blind"):
+            curves += [tag | epoch for epoch in result["curve"]]
+            shares.append(tag | result["by_share"])
+    options = [a for a in sys.argv[2:] if a not in ("--store", str(args.store))]
+    where = {
+        "command": " ".join(["python benchmarks/sanas_study.py", args.folder.name, *options]),
+        "seeds": args.seeds,
+        "config": settings | {"folder": args.folder.name},
+        "device": describe_device(pick_device("cpu")),
+    }
+    record_result("07_sanas", "speech_commands", rows, **where)
+    record_result("07_sanas", "speech_commands_training", curves, **where)
+    record_result("07_sanas", "speech_commands_shares", shares, **where)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -27,9 +27,40 @@ from nas_core.audio import (
     synthetic_corpus,
 )
 from nas_core.spaces.keyword_cnn import keyword_cnn
+from nas_core.supernet import count_params
 from nas_core.training import derived_seeds
 
-KINDS = ("base", "shortcuts", "sanas", "blind", "ds_cnn", "bc_resnet")
+KINDS = ("base", "shortcuts", "cheapest", "sanas", "blind", "ds_cnn", "bc_resnet")
+
+
+@dataclass(frozen=True)
+class Model:
+    """One line of the comparison.
+
+    Args:
+        kind: "base" (cnn-trad-fpool3), "shortcuts" (with everything on), "cheapest" (with nothing
+            on but the input shortcut), "sanas", "blind" (a controller that is fed noise),
+            "ds_cnn" or "bc_resnet".
+        lam: λ, of the two with a controller.
+        width: channels, where it is not that of the other models.
+    """
+
+    kind: str
+    lam: float = 0.0
+    width: int | None = None
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"kind {self.kind!r} is unknown; use one of {KINDS}")
+
+    @property
+    def adaptive(self) -> bool:
+        return self.kind in ("sanas", "blind")
+
+    @property
+    def name(self) -> str:
+        wide = "" if self.width is None else f" width={self.width}"
+        return self.kind + wide + (f" λ={self.lam:g}" if self.adaptive else "")
 
 
 @dataclass(frozen=True)
@@ -72,10 +103,11 @@ def keyword_problem(
 
 
 def build(
-    kind: str,
+    model: Model,
     problem: KeywordProblem,
     *,
     width: int = 64,
+    features: int = 128,
     conv1: Sequence[int] = (20, 8),
     conv2: Sequence[int] = (10, 4),
     hidden: int = 100,
@@ -84,53 +116,53 @@ def build(
     """A model of the comparison.
 
     Args:
-        kind: "base" (cnn-trad-fpool3), "shortcuts" (with everything on), "sanas", "blind" (a
-            controller that is fed noise), "ds_cnn" or "bc_resnet".
-        width, conv1, conv2: of the keyword CNN; its bottleneck and Φ shrink with the width.
+        width, features, conv1, conv2: of the keyword CNN. Its bottleneck is half as wide as the
+            convolutions. Φ must be small against the difficulty of the words: the cheapest path
+            is a network with Φ as its hidden layer, and where that does as well as everything
+            together there is nothing to adapt.
         hidden: size of the controller's state.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind {kind!r} is unknown; use one of {KINDS}")
     torch.manual_seed(derived_seeds(seed, 1)[0])
-    if kind in ("ds_cnn", "bc_resnet"):
-        body: DSCNN | BCResNet = DSCNN(problem.mfcc) if kind == "ds_cnn" else BCResNet(problem.mfcc)
+    if model.kind in ("ds_cnn", "bc_resnet"):
+        body: DSCNN | BCResNet = (DSCNN if model.kind == "ds_cnn" else BCResNet)(problem.mfcc)
         trunk = as_trunk(body, problem.mfcc)
     else:
         trunk = keyword_cnn(
-            shortcuts=kind != "base",
+            shortcuts=model.kind != "base",
             head=False,
-            width=width,
-            bottleneck=max(8, width // 2),
-            features=max(64, 2 * width),
+            width=model.width or width,
+            bottleneck=max(16, width // 2),
+            features=features,
             conv1=(conv1[0], conv1[1]),
             conv2=(conv2[0], conv2[1]),
             input_shape=(1, *problem.mfcc.shape),
         )
     controller: Controller | FixedController
-    if kind in ("sanas", "blind"):
-        features = trunk.graph.shapes[trunk.graph.sink][0]
-        controller = Controller(features, trunk.num_edges, hidden=hidden, blind=kind == "blind")
+    if model.adaptive:
+        size = trunk.graph.shapes[trunk.graph.sink][0]
+        controller = Controller(size, trunk.num_edges, hidden=hidden, blind=model.kind == "blind")
     else:
-        controller = FixedController(torch.ones(trunk.num_edges, dtype=torch.bool))
+        names = [edge.name for edge in trunk.graph.edges]
+        kept = [model.kind != "cheapest" or name == "shortcut input" for name in names]
+        controller = FixedController(torch.tensor(kept))
     classes = len(problem.corpus.classes)
-    moments = problem.training.moments()
+    moments = None if model.kind == "bc_resnet" else problem.training.moments()  # it undoes the DCT
     return AdaptiveNetwork(trunk, classes, controller, moments=moments)
 
 
 def compare(
     problem: KeywordProblem,
-    models: Sequence[tuple[str, float]],
+    models: Sequence[Model],
     config: SanasConfig,
     *,
     stream_seconds: float = 0.0,
     checkpoints: Path | None = None,
-    progress: bool | str = True,
+    progress: bool = True,
     **shape,
 ) -> tuple[pd.DataFrame, dict[str, AdaptiveNetwork], dict[str, SanasRun]]:
     """Train models by the same loop and measure them on validation, test and a long stream.
 
     Args:
-        models: pairs (kind, λ); see `build`.
         stream_seconds: length of the evaluation stream; none when 0.
         shape: further arguments of `build`.
 
@@ -139,24 +171,23 @@ def compare(
     """
     rows, networks, runs = [], {}, {}
     stream = evaluation_stream(problem.corpus, stream_seconds) if stream_seconds else None
-    for kind, lam in models:
-        name = f"{kind} λ={lam:g}" if kind in ("sanas", "blind") else kind
-        model = build(kind, problem, seed=config.seed, **shape)
-        file = checkpoints / f"{name}.pt" if checkpoints else None
+    for model in models:
+        network = build(model, problem, seed=config.seed, **shape)
         run = train(
-            model,
+            network,
             problem.training,
             problem.validation,
-            replace(config, lam=lam),
-            checkpoint=file,
-            progress=f"{name}" if progress else False,
+            replace(config, lam=model.lam),
+            checkpoint=checkpoints / f"{model.name}.pt" if checkpoints else None,
+            progress=model.name if progress else False,
         )
-        row = {"model": name, "kind": kind, "lam": lam, "seed": config.seed}
+        row = {"model": model.name, **asdict(model), "seed": config.seed}
         row["validation_accuracy"] = run.history["accuracy"].iloc[-1]
-        row |= summarise(evaluate(model, problem.testing))
-        row |= {"full_macs": model.full_macs, "controller_macs": model.controller.macs}
+        row |= summarise(evaluate(network, problem.testing))
+        row |= {"full_macs": network.full_macs, "controller_macs": network.controller.macs}
+        row["params"] = count_params(network)
         if stream is not None:
-            trace = StreamingEngine(model, problem.mfcc, problem.corpus.classes).run(stream.audio)
+            trace = StreamingEngine(network, problem.mfcc, problem.corpus.classes).run(stream.audio)
             s = score(trace.found, stream.truth, stream.seconds)
             row |= s.percentages() | {
                 "false_alarms_per_hour": s.false_alarms_per_hour,
@@ -164,5 +195,5 @@ def compare(
                 "stream_macs": float(trace.macs.mean()),
             }
         rows.append(row)
-        networks[name], runs[name] = model, run
+        networks[model.name], runs[model.name] = network, run
     return pd.DataFrame(rows), networks, runs

@@ -30,7 +30,8 @@ class SanasConfig:
     credit: Literal["step", "sequence"] = "step"  # "sequence": the whole return of eq. 4.3
     discount: float = 0.0  # of later rewards, for credit per step
     keep: float = 0.9  # share of the old value in the moving-average baseline
-    warmup_epochs: int = 0  # first epochs with everything on and the controller at rest
+    warmup_epochs: int = 0  # first epochs with everything on and the controller at rest: while
+    # the dear modules have learned nothing, the cheap ones look as good and λ ends the search
     seed: int = 0
 
     def __post_init__(self):
@@ -126,7 +127,7 @@ class _Learner:
             index = index.to(self.data.length.device)
             x, length = self.data.windows(index), self.data.length[index]
             y = self.data.labels[index, : x.shape[1]]
-            warm = epoch < c.warmup_epochs
+            warm = epoch < c.warmup_epochs and self.model.controller.fixed is None
             unrolled = self._everything(x, length) if warm else None
             if unrolled is None:
                 unrolled = self.model.unroll(x, length, generator=generator)
@@ -240,15 +241,18 @@ def evaluate(
 
 
 def summarise(windows: pd.DataFrame) -> dict[str, float]:
-    """Accuracy (over windows, and balanced over classes) and mean macs of `evaluate`'s table."""
+    """Accuracy (over windows, balanced over classes) and where macs went, of `evaluate`'s table."""
     right = windows["label"] == windows["prediction"]
     background = windows["label"] == windows["label"].cat.categories[0]
     # The first step of a stream is chosen before anything was heard.
     later = windows["step"] > 0
+    heard = windows.loc[later, ["share", "macs"]]
+    correlation = heard.corr().iloc[0, 1] if heard["macs"].nunique() > 1 else 0.0
     return {
         "accuracy": float(right.mean()),
         "balanced_accuracy": float(right.groupby(windows["label"], observed=True).mean().mean()),
         "macs": float(windows["macs"].mean()),
         "macs_background": float(windows.loc[background & later, "macs"].mean()),
         "macs_words": float(windows.loc[~background & later, "macs"].mean()),
+        "share_correlation": float(correlation),  # of cost with the share of the word (fig. 4.11)
     }

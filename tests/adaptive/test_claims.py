@@ -1,8 +1,21 @@
 """What makes the claims of chapter 07 testable: the controls do what they are meant to."""
 
+from functools import cache
+
+import pytest
 import torch
 
-from nas_core.adaptive import AdaptiveNetwork, Controller, FixedController, SanasConfig, returns
+from nas_core.adaptive import (
+    AdaptiveNetwork,
+    Controller,
+    FixedController,
+    SanasConfig,
+    evaluate,
+    returns,
+    summarise,
+    train,
+)  # fmt: skip
+from nas_core.adaptive.probe import ProbeStreams, probe_network
 from nas_core.spaces.keyword_cnn import keyword_cnn
 
 
@@ -40,3 +53,39 @@ def test_whole_sequence_credit_is_noisier_than_credit_per_step():
     rewards = torch.rand(4000, 10, generator=torch.Generator().manual_seed(1))
     spread = {c: returns(rewards, SanasConfig(credit=c))[:, 0].var() for c in ("step", "sequence")}
     assert 8 < spread["sequence"] / spread["step"] < 12
+
+
+CHANGE = 0.15
+
+
+@cache
+def probe(lam: float, *, blind: bool = False) -> dict[str, float]:
+    """A search on streams with a known best policy; costs as shares of the full network."""
+    model = probe_network(blind=blind)
+    config = SanasConfig(epochs=8, batch_size=64, lr=0.02, lam=lam, warmup_epochs=1)
+    train(model, ProbeStreams.draw(change=CHANGE), None, config, progress=False)
+    found = summarise(evaluate(model, ProbeStreams.draw(300, change=CHANGE, seed=1)))
+    return {k: v / model.full_macs if k.startswith("macs") else v for k, v in found.items()}
+
+
+def test_the_search_finds_the_policy_that_is_known_to_be_best():
+    """Dear after a word, cheap after silence; the step that changes state is not foreseen."""
+    model = probe_network()
+    (cheap, dear), fixed = model.edge_macs / model.full_macs, model.overhead / model.full_macs
+    found = probe(1.0)
+    background, words = (fixed + cheap + p * dear for p in (CHANGE, 1 - CHANGE))
+    assert found["macs_background"] == pytest.approx(float(background), abs=0.05)
+    assert found["macs_words"] == pytest.approx(float(words), abs=0.05)
+    assert found["accuracy"] == pytest.approx(1 - CHANGE / 4, abs=0.02)  # half of the missed onsets
+    # of a telegraph whose share is 0 or 1, the correlation of one step with the next
+    assert found["share_correlation"] == pytest.approx(1 - 2 * CHANGE, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("settings", "share"),
+    [({"lam": 0.0}, 1.0), ({"lam": 4.0}, 0.15), ({"lam": 1.0, "blind": True}, 1.0)],
+)
+def test_without_price_or_ears_or_with_too_high_a_price_one_architecture_is_left(settings, share):
+    found = probe(**settings)
+    assert found["macs_background"] == pytest.approx(found["macs_words"], abs=0.02)
+    assert found["macs"] == pytest.approx(share, abs=0.05)
