@@ -1,6 +1,6 @@
-// The live graph of an architecture. No imports: one model, plain SVG, works without a kernel.
+// The live graph of an architecture: one model, plain SVG, no imports, works without a kernel.
 //
-// Model traits: `_spec` (everything that never changes, see arch_view.py), `mask` ("0101…", the
+// Model traits: `_spec` (JSON of all that never changes, see arch_view.py), `mask` ("0101…", the
 // edges that are switched on), `frame` (which recorded state is shown), `_priced` ([mask, cost],
 // the answer of the real cost object in Python).
 
@@ -37,24 +37,8 @@ export function draw(spec, p, random = Math.random) {
   return mask;
 }
 
-/** 40551168 → "40.6 M": three digits and a prefix. */
-export function format(value, unit = "") {
-  const size = Math.abs(value);
-  const [scale, prefix] = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]].find((s) => size >= s[0]) ?? [1, ""];
-  return [Number((value / scale).toPrecision(3)), [prefix, unit].filter(Boolean).join(" ")].join(" ").trim();
-}
-
 const bytes = (base64) => Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
 const toMask = (text) => Uint8Array.from(text, Number);
-
-/** Element with attributes and children; names that SVG knows are created in its namespace. */
-function h(tag, attributes = {}, ...children) {
-  const svg = /^(svg|g|path|rect|circle|line|text|title|polyline)$/.test(tag);
-  const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  node.append(...children);
-  return node;
-}
 
 /** Arrow keys move the single tab stop among `items`; Enter and Space act. */
 function roving(container, items, act, { follow = false } = {}) {
@@ -86,7 +70,7 @@ function roving(container, items, act, { follow = false } = {}) {
 }
 
 function render({ model, el }) {
-  const spec = model.get("_spec");
+  const spec = JSON.parse(model.get("_spec"));
   const E = spec.edges.length;
   const T = spec.count;
   const table = bytes(spec.frames); // [T, E] probabilities in 1/255
@@ -150,6 +134,7 @@ function render({ model, el }) {
     if (spec.sampling === "kernel") model.send({ type: "sample" });
     else setMask(draw(spec, Array.from({ length: E }, (_, e) => probability(current(), e))));
   });
+  another.hidden = spec.sampling === "kernel" && !model.send; // the twin cannot ask Python
   const probable = button("most probable", () => setMask(frameMask(current())));
   const controls = h("div", { class: "controls" }, ...(spec.probable ? [another, probable] : [button("reset", () => setMask(frameMask(current())), "reset to the recorded architecture")]));
 
@@ -287,7 +272,7 @@ function render({ model, el }) {
   });
 
   detail.textContent = "Point at an edge to see its module; click or press Enter to switch it.";
-  const root = h("div", { class: "nas-arch", role: "group", "aria-label": spec.title });
+  const root = h("div", { class: "nas-view nas-arch", role: "group", "aria-label": spec.title });
   const picture = h("div", { class: "picture" }, graph, legend);
   root.append(h("div", { class: "top" }, h("strong", {}, spec.title), summary), h("div", { class: "panes" }, ...(scatter ? [scatter.svg] : []), picture), detail);
   if (spec.points) controls.prepend(when);
@@ -297,8 +282,10 @@ function render({ model, el }) {
   el.append(root);
   const events = "change:mask change:frame change:_priced".split(" ");
   events.forEach((name) => model.on(name, update));
+  const unfollow = follow({ model, el }, spec.id, (t) => { stop(); setFrame(t); model.save_changes(); });
   update();
   return () => {
+    unfollow();
     clearInterval(timer);
     events.forEach((name) => model.off(name, update));
   };

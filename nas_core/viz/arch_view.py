@@ -7,14 +7,10 @@ rest by itself. What a person toggles comes back as `mask`, and the real cost ob
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-import ipywidgets
 import numpy as np
 import torch
 import traitlets as t
@@ -24,7 +20,8 @@ from torch import Tensor
 from nas_core.costs import AdditiveCost
 from nas_core.costs.additive import evaluate
 from nas_core.supernet import Architecture, BernoulliSampler, ChoiceSampler, Graph
-from nas_core.viz.geometry import DARK_PALETTE, PALETTE, scene
+from nas_core.viz.geometry import PALETTE, scene
+from nas_core.viz.page import View, anywidget, live
 from nas_core.viz.plots import non_dominated, plot_pareto
 from nas_core.viz.static import (
     check_probabilities,
@@ -32,16 +29,7 @@ from nas_core.viz.static import (
     graph_of,
     head_data,
     path_data,
-    to_png,
 )
-
-try:
-    import anywidget
-except ImportError:  # the plain twin below takes over
-    anywidget = None  # type: ignore[assignment]
-
-_HERE = Path(__file__).parent
-_ids: Counter[str] = Counter()
 
 
 def _as_mask(graph: Graph, value: Any) -> Tensor:
@@ -75,7 +63,7 @@ def _base64(array: np.ndarray) -> str:
     return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
 
 
-class ArchViewCore(t.HasTraits):
+class ArchViewCore(View):
     """State and behaviour of a view, without any way to show it.
 
     Args:
@@ -95,9 +83,7 @@ class ArchViewCore(t.HasTraits):
     """
 
     mask: Any = _Mask().tag(sync=True, to_json=_to_text, from_json=_from_text)
-    frame = t.Int(0).tag(sync=True)
     cost_value = t.Float(None, allow_none=True)
-    _spec = t.Dict().tag(sync=True)
     _priced: Any = t.List(["", None]).tag(sync=True)
 
     def __init__(
@@ -133,7 +119,7 @@ class ArchViewCore(t.HasTraits):
         self._spec = self._make_spec()
         self.frame = start  # before the widget opens, so that it opens with everything
         self.mask = self._modes[start] if mask is None else mask
-        super().__init__(**self._widget_options())
+        super().__init__(**self._identity())
 
     # ---------------------------------------------------------------- what people use
 
@@ -198,7 +184,8 @@ class ArchViewCore(t.HasTraits):
             self.cost_value = float(evaluate(self.cost, live[None])[0])
             self._priced = [_to_text(self.mask), self.cost_value]
 
-    def _handle_message(self, _: Any, content: Any, __: Any) -> None:
+    def _handle_custom_msg(self, content: Any, buffers: Any) -> None:
+        super()._handle_custom_msg(content, buffers)  # type: ignore[misc]
         if content == {"type": "sample"}:
             self.sample()
 
@@ -280,14 +267,6 @@ class ArchViewCore(t.HasTraits):
             }  # fmt: skip
         return json.loads(json.dumps(spec, default=list))
 
-    def _widget_options(self) -> dict[str, Any]:
-        """A model id that follows from the content: running a notebook again changes nothing."""
-        content = json.dumps([type(self).__name__, self._spec], sort_keys=True)
-        digest = hashlib.sha256(content.encode()).hexdigest()[:24]
-        _ids[digest] += 1
-        name = f"{digest}{_ids[digest]:08x}"
-        return {"model_id": name, "layout": ipywidgets.Layout(model_id=f"{name}-layout")}
-
     # ---------------------------------------------------------------- the still picture
 
     def figure(self) -> Figure:
@@ -323,29 +302,9 @@ class ArchViewCore(t.HasTraits):
         row = frame.iloc[self.frame]
         ax.scatter([row.x], [row.y], s=130, facecolors="none", edgecolors=PALETTE[3], lw=2)
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        bundle = super()._repr_mimebundle_(**kwargs)  # type: ignore[misc]
-        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-        png = base64.b64encode(to_png(self.figure(), colours=64)).decode()
-        return data | {"text/plain": repr(self), "image/png": png}, metadata
-
 
 if anywidget is not None:
-    _palette = "".join(f"--k{i}:{c};" for i, c in enumerate(PALETTE))
-    _dark = "".join(f"--k{i}:{c};" for i, c in enumerate(DARK_PALETTE))
-    _dark_page = ':is([data-jp-theme-light="false"], .vscode-dark, html[theme="dark"])'
-
-    class _Shown(ArchViewCore, anywidget.AnyWidget):
-        _esm = (_HERE / "arch_view.js").read_text("utf-8")
-        _css = f".nas-arch{{{_palette}}} {_dark_page} .nas-arch{{{_dark}}}\n" + (
-            _HERE / "arch_view.css"
-        ).read_text("utf-8")
-
-        def __init__(self, *args: Any, **kwargs: Any):
-            super().__init__(*args, **kwargs)
-            self.on_msg(self._handle_message)
-
-    _Base: Any = _Shown
+    _Base: Any = live(ArchViewCore, "arch_view", "mask", "_priced")
 else:
     from nas_core.viz.fallback import plain
 

@@ -54,3 +54,20 @@ def plain(core: Any) -> type:
             self._status.value = text
 
     return PlainView
+
+
+def plain_panel(core: Any) -> type:
+    """A widget class with the interface of `core` (`StreamPanelCore`): picture and slider."""
+
+    class PlainPanel(core, ipywidgets.VBox):
+        def __init__(self, *args: Any, **kwargs: Any):
+            super().__init__(*args, **kwargs)
+            if kwargs.get("view") is not None:
+                ipywidgets.link((self, "frame"), (kwargs["view"], "frame"))
+            image = ipywidgets.Image(format="png", value=to_png(self.figure()))
+            slider = ipywidgets.IntSlider(min=0, max=len(self._spec["times"]) - 1)
+            ipywidgets.link((self, "frame"), (slider, "value"))
+            self.observe(lambda _: setattr(image, "value", to_png(self.figure())), "frame")
+            self.children = [image, slider]
+
+    return PlainPanel

@@ -192,7 +192,7 @@ def _route(graph: Graph, centres: np.ndarray, halves: np.ndarray) -> list[np.nda
         ends = centres[[a, b]]
         lanes = 22.0 * (np.arange(len(twins[a, b])) - (len(twins[a, b]) - 1) / 2)
         for bends in (_BENDS[:1], _BENDS):
-            p = _INNER @ _bow(*ends, bends[:, None] + lanes)  # [bend, lane, point, xy]
+            p = _INNER @ _bow(ends[0], ends[1], bends[:, None] + lanes)  # [bend, lane, point, xy]
             at = cells(p)
             hit = (owner[at] > 0) & (owner[at] != a + 1) & (owner[at] != b + 1)
             free = (((p[..., None, :] - ends) ** 2).sum(-1) > 34**2).all(-1)
@@ -202,7 +202,7 @@ def _route(graph: Graph, centres: np.ndarray, halves: np.ndarray) -> list[np.nda
             price = detour + (100 * hit.sum(2) + 1.6 * beside).sum(1)
             if price[0] == 0:
                 break  # straight
-        best = _bow(*ends, bends[price.argmin()] + lanes)
+        best = _bow(ends[0], ends[1], bends[price.argmin()] + lanes)
         curves.update(zip(twins[a, b], best, strict=True))
         near = _points(best, int(np.clip(lengths[a, b] / 7, 5, 33)))
         taken[cells(near[..., None, :] + _AROUND)] = True

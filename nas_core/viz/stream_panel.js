@@ -1,62 +1,65 @@
-// A stream under a cursor: waveform, posteriors, detections, cost per step. Traits: `_spec`, `frame`.
-// Linked by jslink to an ArchView of the same steps it needs no kernel. No imports, plain SVG.
-
-const NS = "http://www.w3.org/2000/svg";
-function h(tag, attributes = {}, text = "") {
-  const svg = tag !== "div" && tag !== "audio" && tag !== "input";
-  const node = svg ? document.createElementNS(NS, tag) : document.createElement(tag);
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  if (text) node.textContent = text;
-  return node;
-}
+// A stream under a cursor: waveform, posteriors, detections, cost per step. Traits: `_spec` (JSON),
+// `frame`. With the id of an ArchView of the same steps the two move together.
 
 function render({ model, el }) {
-  const s = model.get("_spec");
-  const W = 760, left = 70, top = 14, wave = 70, row = 11, C = s.classes.length, T = s.times.length;
-  const heat = top + wave + 22, cost = heat + C * row + 8, bottom = cost + 44;
+  const s = JSON.parse(model.get("_spec"));
+  const T = s.times.length;
+  const [W, left, top, half, row] = [760, 92, 20, 35, 13];
+  const heat = top + 2 * half + 24, base = heat + s.classes.length * row + 50;
   const x = (seconds) => left + (seconds / s.seconds) * (W - left - 8);
-  const svg = h("svg", { viewBox: `0 0 ${W} ${bottom + 18}`, width: "100%", role: "img", "aria-label": s.title });
-  const half = wave / 2;
-  const points = s.envelope.map((v, i) => [x((i / s.envelope.length) * s.seconds), v]);
-  const outline = [...points.map(([a, v]) => `${a.toFixed(1)},${(top + half - v * half).toFixed(1)}`),
-    ...points.reverse().map(([a, v]) => `${a.toFixed(1)},${(top + half + v * half).toFixed(1)}`)];
-  svg.append(h("polygon", { points: outline.join(" "), fill: "currentColor", opacity: 0.45 }));
-  for (const [word, t] of s.truth) svg.append(h("text", { x: x(t + 0.5), y: top - 3, "text-anchor": "middle", "font-size": 9, fill: "currentColor" }, word));
-  for (const [word, t] of s.found) svg.append(h("text", { x: x(t + 0.5), y: heat - 6, "text-anchor": "middle", "font-size": 9, fill: "#C03A00" }, `▲ ${word}`));
+  const text = (content, x, y, anchor, more = {}) => h("text", { x, y, "text-anchor": anchor, ...more }, content);
+  const column = (t, y, height, more) => h("rect", { x: x(s.times[t] + 0.5) - step / 2, y, width: step + 0.3, height, ...more });
   const step = x(s.seconds / T) - left;
+  const svg = h("svg", { viewBox: `0 0 ${W} ${base + 4}`, class: "stream", role: "img", "aria-label": `${s.title}: waveform, posteriors and cost of every step` });
+
+  const points = s.envelope.map((v, i) => [x((i / s.envelope.length) * s.seconds), v * half]);
+  const outline = [...points, ...points.toReversed().map(([a, v]) => [a, -v])];
+  svg.append(h("polygon", { class: "wave", points: outline.map(([a, v]) => `${a.toFixed(1)},${(top + half - v).toFixed(1)}`).join(" ") }));
+  for (const [word, t] of s.truth) svg.append(text(word, x(t + 0.5), top - 6, "middle"));
+  for (const [word, t] of s.found) svg.append(text(`▲ ${word}`, x(t + 0.5), heat - 8, "middle", { class: "found" }));
   s.classes.forEach((name, c) => {
-    svg.append(h("text", { x: left - 6, y: heat + c * row + 9, "text-anchor": "end", "font-size": 9, fill: "currentColor" }, name));
-    s.posteriors.forEach((p, t) => p[c] > 4 && svg.append(h("rect", { x: x(s.times[t] + 0.5) - step / 2, y: heat + c * row, width: step + 0.3, height: row - 1, fill: "#0072B2", opacity: p[c] / 100 })));
+    const y = heat + c * row;
+    svg.append(h("line", { class: "rule", x1: left, x2: W - 8, y1: y + row - 0.5, y2: y + row - 0.5 }), text(name, left - 6, y + 10, "end"));
+    s.posteriors.forEach((p, t) => p[c] > 4 && svg.append(column(t, y, row - 1, { class: "posterior", opacity: p[c] / 100 })));
   });
-  const top_cost = Math.max(...s.macs);
-  s.macs.forEach((m, t) => svg.append(h("rect", { x: x(s.times[t] + 0.5) - step / 2, y: bottom - (36 * m) / top_cost, width: step + 0.3, height: (36 * m) / top_cost, fill: "#009E73" })));
-  svg.append(h("text", { x: left - 6, y: bottom - 12, "text-anchor": "end", "font-size": 9, fill: "currentColor" }, "macs"));
-  const cursor = h("rect", { y: top, height: bottom - top, fill: "#D07C00", opacity: 0.22 });
+  const dearest = Math.max(...s.macs) || 1;
+  s.macs.forEach((m, t) => svg.append(column(t, base - (40 * m) / dearest, (40 * m) / dearest, { class: "macs" })));
+  svg.append(text("said", left - 6, top - 6, "end"), text("sound", left - 6, top + half + 4, "end"), text("heard", left - 6, heat - 8, "end"), text("macs", left - 6, base - 14, "end"));
+  const cursor = h("rect", { class: "cursor", y: top, width: x(1) - left, height: base - top });
   svg.append(cursor);
-  const slider = h("input", { type: "range", min: 0, max: T - 1, step: 1, "aria-label": "step of the stream", style: `width:100%` });
-  const says = h("div", { "aria-live": "polite", style: "font-size:13px" });
-  const root = h("div", { class: "nas-stream", role: "group", "aria-label": s.title });
-  root.append(svg, slider, says);
-  if (s.audio) root.append(h("audio", { controls: "", src: s.audio, style: "width:100%" }));
-  const go = (t) => (model.set("frame", Math.max(0, Math.min(T - 1, t))), model.save_changes());
+
+  const slider = h("input", { type: "range", min: 0, max: T - 1, step: 1, "aria-label": "step of the stream" });
+  const says = h("output", {});
+  const go = (t) => {
+    model.set("frame", Math.max(0, Math.min(T - 1, t)));
+    model.save_changes();
+  };
   slider.addEventListener("input", () => go(Number(slider.value)));
+  slider.addEventListener("keydown", (event) => event.stopPropagation()); // Jupyter's own shortcuts
   svg.addEventListener("click", (event) => {
     const box = svg.getBoundingClientRect();
     const seconds = ((((event.clientX - box.left) / box.width) * W - left) / (W - left - 8)) * s.seconds;
-    go(Math.round(((seconds - 0.5) / s.seconds) * T));
+    go(s.times.findLastIndex((t) => t + 0.5 - s.seconds / T / 2 <= seconds));
   });
   function update() {
     const t = model.get("frame");
-    cursor.setAttribute("x", x(s.times[t]));
-    cursor.setAttribute("width", x(s.times[t] + 1) - x(s.times[t]));
-    slider.value = t;
     const best = s.posteriors[t].indexOf(Math.max(...s.posteriors[t]));
-    says.textContent = `${s.times[t].toFixed(1)}–${(s.times[t] + 1).toFixed(1)} s · ${s.classes[best]} ${s.posteriors[t][best]} % · ${Math.round(s.macs[t] / 1000)} k macs`;
+    cursor.setAttribute("x", x(s.times[t]));
+    slider.value = t;
+    says.textContent = `${s.times[t].toFixed(1)}–${(s.times[t] + 1).toFixed(1)} s · ${s.classes[best]} ${s.posteriors[t][best]} % · ${format(s.macs[t], "macs")}`;
+    slider.setAttribute("aria-valuetext", says.textContent);
   }
-  model.on("change:frame", update);
+  const root = h("div", { class: "nas-view nas-stream", role: "group", "aria-label": s.title });
+  root.append(h("div", { class: "top" }, h("strong", {}, s.title)), svg, h("div", { class: "track" }, slider), says);
+  if (s.audio) root.append(h("audio", { controls: "", src: s.audio }));
   el.append(root);
+  model.on("change:frame", update);
+  const unfollow = follow({ model, el }, s.view, go);
   update();
-  return () => model.off("change:frame", update);
+  return () => {
+    unfollow();
+    model.off("change:frame", update);
+  };
 }
 
 export default { render };

@@ -5,18 +5,21 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import anywidget
 import numpy as np
 import soundfile
 import traitlets as t
+from matplotlib.figure import Figure
 from torch import Tensor
 
+from nas_core.viz.geometry import PALETTE
+from nas_core.viz.page import View, anywidget, live
+from nas_core.viz.plots import style
 
-class StreamPanel(anywidget.AnyWidget):
-    """Scrub through a recording; link `frame` to an `ArchView` to see each step's architecture.
+
+class StreamPanelCore(View):
+    """Scrub through a recording.
 
     Args:
         audio: float32 `[n]`.
@@ -26,11 +29,8 @@ class StreamPanel(anywidget.AnyWidget):
         classes: `[C]` names.
         truth, found: pairs (word, ms), what was said and what was detected.
         player: with an audio player (adds the recording to the notebook).
+        view: an `ArchView` with one frame per step, which then moves with the panel.
     """
-
-    _esm = Path(__file__).with_name("stream_panel.js")
-    _spec = t.Dict().tag(sync=True)
-    frame = t.Int(0).tag(sync=True)
 
     def __init__(
         self,
@@ -45,19 +45,22 @@ class StreamPanel(anywidget.AnyWidget):
         rate: int = 16_000,
         player: bool = False,
         title: str = "stream",
+        view: Any = None,
     ):
         steps = len(posteriors)
         if not steps or len(times_ms) != steps or len(macs) != steps:
             raise ValueError(f"{steps} posteriors, {len(times_ms)} times and {len(macs)} costs")
         if posteriors.shape[1] != len(classes):
             raise ValueError(f"{posteriors.shape[1]} posteriors for {len(classes)} classes")
+        if view is not None and len(view.frames) != steps:
+            raise ValueError(f"{steps} steps, but a view of {len(view.frames)} frames")
         sound = audio.detach().cpu().numpy()
         bins = np.array_split(np.abs(sound), min(600, len(sound)))
         envelope = np.array([b.max() for b in bins])
-        spec = {
+        self._spec = {
             "title": title,
             "seconds": round(len(sound) / rate, 3),
-            "envelope": (envelope / max(1e-6, envelope.max())).round(3).tolist(),
+            "envelope": (envelope / max(1e-6, envelope.max())).round(2).tolist(),
             "times": [round(float(ms) / 1000, 3) for ms in times_ms],
             "posteriors": (100 * posteriors).round().astype(int).tolist(),
             "macs": [int(m) for m in macs],
@@ -65,18 +68,63 @@ class StreamPanel(anywidget.AnyWidget):
             "truth": [[word, float(ms) / 1000] for word, ms in truth],
             "found": [[word, float(ms) / 1000] for word, ms in found],
             "audio": _data_uri(sound, rate) if player else "",
+            "view": None if view is None else view.model_id,
         }
-        super().__init__(_spec=spec)
+        super().__init__(**self._identity())
+        self.frame = 0 if view is None else view.frame
 
     @t.validate("frame")
     def _within(self, proposal: Any) -> int:
-        last = len(self._spec.get("times", [0])) - 1
-        return int(min(max(0, proposal["value"]), last))
+        return int(min(max(0, proposal["value"]), len(self._spec["times"]) - 1))
 
     def __repr__(self) -> str:
         spec = self._spec
         steps, found = len(spec["times"]), len(spec["found"])
         return f"StreamPanel({spec['title']}: {steps} steps, {found} detections)"
+
+    def figure(self) -> Figure:
+        """What is shown now, as a matplotlib figure."""
+        s, rows = self._spec, len(self._spec["classes"])
+        times, wide = np.array(s["times"]) + 0.5, s["seconds"] / len(s["times"])
+        figure = Figure(figsize=(7.6, 2.6 + 0.13 * rows), layout="constrained")
+        sound, heard, cost = figure.subplots(3, sharex=True, height_ratios=[3, 1 + 0.5 * rows, 2])
+        x = np.linspace(0, s["seconds"], len(s["envelope"]))
+        sound.fill_between(x, s["envelope"], -np.array(s["envelope"]), color="#666666", lw=0)
+        for word, at in s["truth"]:
+            sound.annotate(word, (at + 0.5, 1.1), fontsize=7, ha="center", annotation_clip=False)
+        heard.imshow(
+            np.array(s["posteriors"]).T, cmap="Blues", vmin=0, vmax=100, aspect="auto",
+            extent=(times[0] - wide / 2, times[-1] + wide / 2, rows - 0.5, -0.5),
+        )  # fmt: skip
+        for word, at in s["found"]:
+            heard.annotate(f"▲ {word}", (at + 0.5, -0.6), fontsize=7, ha="center",
+                           color=PALETTE[3], annotation_clip=False)  # fmt: skip
+        cost.bar(times, s["macs"], wide, color=PALETTE[2])
+        for ax in (sound, heard, cost):
+            style(ax)
+            ax.grid(False)
+            ax.axvspan(
+                s["times"][self.frame], s["times"][self.frame] + 1, color=PALETTE[1], alpha=0.2
+            )
+        sound.set(yticks=[], xlim=(0, s["seconds"]))
+        sound.set_ylabel("sound", fontsize=8)
+        heard.set_yticks(range(rows), s["classes"], fontsize=7)
+        cost.set_ylabel("macs", fontsize=8)
+        cost.set_xlabel("seconds", fontsize=8)
+        sound.set_title(s["title"], fontsize=10, pad=14)
+        return figure
+
+
+if anywidget is not None:
+    _Base: Any = live(StreamPanelCore, "stream_panel")
+else:
+    from nas_core.viz.fallback import plain_panel
+
+    _Base = plain_panel(StreamPanelCore)
+
+
+class StreamPanel(_Base):
+    __doc__ = StreamPanelCore.__doc__
 
 
 def _data_uri(sound: np.ndarray, rate: int) -> str:

@@ -1,7 +1,9 @@
 """The comparison of outputs really compares: nbval fails when a number of a chapter changes."""
 
 import json
+import shutil
 import subprocess
+from pathlib import Path
 
 from nas_core.workbook import Book, notebooks
 from nas_core.workbook.cli import main
@@ -36,3 +38,24 @@ def test_a_changed_number_fails(tmp_path, monkeypatch):
     bad = compare(root)
     assert bad.returncode == 1 and "1 failed, 3 passed" in bad.stdout, bad.stdout
     assert notebooks.read(path)  # nothing was rewritten
+
+
+def test_the_state_of_views_is_not_compared_but_their_description(tmp_path, monkeypatch):
+    imports = "from nas_core.viz import ArchView\nfrom tests.viz.spaces import fabric\n"
+    root = make_book(tmp_path / "book", {NAME: [code(imports + "ArchView(fabric(2, 3))")]})
+    shutil.copy(Path(__file__).parents[2] / "notebooks" / "conftest.py", root / "notebooks")
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.delenv("NAS_BOOK", raising=False)
+    assert main(["run", "--write"]) == 0
+    path = Book.load().find(1).path
+    changed = json.loads(path.read_text())
+    widget, twin = changed["cells"][-1]["outputs"]
+    twin["data"]["text/html"] = [line.replace("eJ", "eK") for line in twin["data"]["text/html"]]
+    path.write_text(json.dumps(changed))
+    good = compare(root)
+    assert good.returncode == 0, good.stdout
+    widget["data"]["text/plain"] = ["ArchView(another)"]
+    path.write_text(json.dumps(changed))
+    bad = compare(root)
+    assert bad.returncode == 1 and "1 failed" in bad.stdout, bad.stdout

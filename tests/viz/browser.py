@@ -89,7 +89,7 @@ def host(page: Any, view: Any, *, dark: bool = False) -> None:
             "esm": state["_esm"],
             "css": state["_css"],
             "dark": dark,
-            "state": {k: state[k] for k in ("_spec", "mask", "frame", "_priced")},
+            "state": {k: state[k] for k in ("_spec", "mask", "frame", "_priced") if k in state},
         },
     )
 

@@ -55,7 +55,7 @@ def test_frames_move_the_mask():
     view.frame = 0
     assert view.mask.all() and view.cost_value == float(graph.macs.sum())
     assert torch.equal(view.frame_probabilities, frames[0])
-    assert view.get_state()["_spec"]["costs"] == [
+    assert view._spec["costs"] == [
         float(graph.macs[graph.reachable(p > 0.5)].sum()) for p in frames
     ]
     kept = ArchView(graph, frames=frames, mask=torch.ones(len(graph), dtype=torch.bool))

@@ -1,0 +1,32 @@
+// What the views share. Python puts it in front of a view's own module, so that nothing is imported.
+
+/** Element with attributes and children; names that SVG knows are created in its namespace. */
+function h(tag, attributes = {}, ...children) {
+  const svg = /^(svg|g|path|rect|circle|line|text|title|polyline|polygon)$/.test(tag);
+  const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  node.append(...children);
+  return node;
+}
+
+/** 40551168 → "40.6 M": three digits and a prefix. */
+export function format(value, unit = "") {
+  const size = Math.abs(value);
+  const [scale, prefix] = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]].find((s) => size >= s[0]) ?? [1, ""];
+  return [Number((value / scale).toPrecision(3)), [prefix, unit].filter(Boolean).join(" ")].join(" ").trim();
+}
+
+/** Views of one notebook that share an id show the same frame: no kernel is asked. */
+function follow({ model, el }, id, go) {
+  let home;
+  const page = () => (home ??= el.closest(".jp-Notebook"));
+  const tell = () => document.dispatchEvent(new CustomEvent("nas-frame", { detail: { id, page: page(), t: model.get("frame") } }));
+  const hear = ({ detail }) => detail.id === id && detail.page === page() && detail.t !== model.get("frame") && go(detail.t);
+  model.on("change:frame", tell);
+  document.addEventListener("nas-frame", hear);
+  return () => {
+    model.off("change:frame", tell);
+    document.removeEventListener("nas-frame", hear);
+  };
+}
+

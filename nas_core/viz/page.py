@@ -1,0 +1,106 @@
+"""How a view reaches the page: as a widget, without a kernel, and as a still picture.
+
+A view is a class with traits (`_spec`: all that never changes; `frame`, …) and a `figure`. Where
+anywidget is installed it becomes an `anywidget.AnyWidget`, else a box of plain ipywidgets.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import zlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import ipywidgets
+import traitlets as t
+from IPython.display import display
+from matplotlib.figure import Figure
+
+from nas_core.viz.geometry import DARK_PALETTE, PALETTE
+from nas_core.viz.static import to_png
+
+try:
+    import anywidget
+except ImportError:  # the plain twins of fallback.py take over
+    anywidget = None  # type: ignore[assignment]
+
+_HERE = Path(__file__).parent
+_DARK_PAGE = ':is([data-jp-theme-light="false"], .vscode-dark, html[theme="dark"])'
+_ROW = ".jp-OutputArea-child"
+_ONE_OF_THE_TWO = (  # rows of a cell's output: the widget, and right below its twin
+    f"{_ROW}:has(.nas-view) + {_ROW}:has(.nas-twin),"
+    f"{_ROW}:not(:has(.nas-view)):has(+ {_ROW} .nas-started){{display:none}}"
+)
+_ids: Counter[str] = Counter()
+
+
+def code(name: str) -> dict[str, str]:
+    """ESM and CSS of the view `name`, each in one text without imports."""
+    colours = ["".join(f"--k{i}:{c};" for i, c in enumerate(p)) for p in (PALETTE, DARK_PALETTE)]
+    return {
+        "esm": (_HERE / "page.js").read_text("utf-8") + (_HERE / f"{name}.js").read_text("utf-8"),
+        "css": f".nas-view{{{colours[0]}}} {_DARK_PAGE} .nas-view{{{colours[1]}}}\n"
+        + (_HERE / "page.css").read_text("utf-8"),
+    }
+
+
+def _to_json(spec: dict, _: Any = None) -> str:
+    return json.dumps(spec, separators=(",", ":"))
+
+
+class View(t.HasTraits):
+    """What every view has, with and without anywidget; `_spec` is set before `__init__`."""
+
+    _spec = t.Dict().tag(sync=True, to_json=_to_json, from_json=lambda text, _: json.loads(text))
+    frame = t.Int(0).tag(sync=True)
+
+    def figure(self) -> Figure:
+        raise NotImplementedError
+
+    def _identity(self) -> dict[str, Any]:
+        """A model id that follows from the content: running a notebook again changes nothing."""
+        content = json.dumps([type(self).__name__, self._spec], sort_keys=True)
+        digest = hashlib.sha256(content.encode()).hexdigest()[:24]
+        _ids[digest] += 1
+        name = f"{digest}{_ids[digest]:08x}"
+        self._spec = {"id": name} | self._spec
+        return {"model_id": name, "layout": ipywidgets.Layout(model_id=f"{name}-layout")}
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        bundle = super()._repr_mimebundle_(**kwargs)  # type: ignore[misc]
+        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
+        png = base64.b64encode(to_png(self.figure(), colours=64)).decode()
+        return data | {"text/plain": repr(self), "image/png": png}, metadata
+
+
+def live(core: Any, name: str, *traits: str) -> Any:
+    """A widget class of `core` whose page is the module `name`.
+
+    Args:
+        traits: what the page reads besides `_spec` and `frame`.
+    """
+    page, state = code(name), ("_spec", "frame", *traits)
+
+    class Live(core, anywidget.AnyWidget):
+        _esm, _css = page["esm"], page["css"]
+
+        def _ipython_display_(self, **_: Any) -> None:
+            data, metadata = View._repr_mimebundle_(self)
+            display(data, metadata=metadata, raw=True)
+            display({"text/html": self.without_kernel()}, raw=True)
+
+        def without_kernel(self) -> str:
+            """HTML that shows the view as it is now in a trusted notebook that has no kernel."""
+            traits = {k: v for k, v in self.get_state().items() if k in state}
+            packed = zlib.compress(json.dumps(page | {"traits": traits}).encode(), 9)
+            script = (_HERE / "twin.js").read_text("utf-8")
+            script = script.replace("PACKED", base64.b64encode(packed).decode())
+            return (
+                f'<div class="nas-twin"><style>{_ONE_OF_THE_TWO}</style>'
+                f"<script>{script}</script></div>"
+            )
+
+    return Live
