@@ -18,7 +18,7 @@ from nas_core.continual.run import (
     run_stream,
     tune_stream,
 )
-from nas_core.continual.sources import Embedded, Real
+from nas_core.continual.sources import Embedded, Real, catalogue
 from nas_core.continual.streams import (
     CTRL,
     SYMBOLS,
@@ -48,6 +48,7 @@ __all__ = [
     "accuracy_alone",
     "alexnet",
     "average_accuracy",
+    "catalogue",
     "ctrl_stream",
     "forgetting",
     "inference_bytes",

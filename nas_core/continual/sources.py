@@ -5,6 +5,7 @@ Both catalogues answer to the same seven roles, so that one description of a str
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -128,6 +129,28 @@ class Real:
     def plain_digits(self, split: str) -> tuple[Tensor, Tensor]:
         """Grey digits in their own resolution `[N, 1, 28, 28]`."""
         return _images("mnist", str(data_root(self.root)), self.seed, None)[split]
+
+
+def catalogue(kind: str, size: int, pool_sizes: Sequence[int], seed: int = 0) -> Embedded | Real:
+    """The images of a chapter: "embedded", or "real" with a family for each missing data set.
+
+    Raises:
+        DataNotFound: for "real" when not one of the data sets is there.
+    """
+    pools = (pool_sizes[0], pool_sizes[1], pool_sizes[2])
+    if kind == "embedded":
+        return Embedded(size, pools, seed)
+    if kind != "real":
+        raise ValueError(f"images {kind!r} are unknown; choose 'embedded' or 'real'")
+    real, missing = Real(size=size, seed=seed), []
+    for role in ROLES:
+        try:
+            real.classes(role)
+        except DataNotFound as error:
+            missing.append(role)
+            if len(missing) == len(ROLES):
+                raise DataNotFound(f"no data set of CTrL is there; the last: {error}") from error
+    return Real(size=size, seed=seed, embedded_for=tuple(missing), stand_in=pools)
 
 
 @lru_cache(maxsize=8)

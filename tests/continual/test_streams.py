@@ -10,6 +10,7 @@ from nas_core.continual import (
     Real,
     Stream,
     TaskSpec,
+    catalogue,
     ctrl_stream,
     permuted_digits,
     split_classes,
@@ -189,6 +190,40 @@ def test_real_streams_and_the_rows_of_appendix_a():
         assert task.input_shape == (3, 32, 32)
     digits = permuted_digits(real, tasks=1, train=50_000, val=10_000)[0]
     assert digits.input_shape == (1, 28, 28) and len(digits.train) == 50_000
+
+
+@pytest.mark.skipif(not os.path.isdir(os.path.join(DATA, "MNIST")), reason="NAS_DATA has no MNIST")
+@pytest.mark.parametrize("name", ["minus", "plus", "in", "out", "pl"])
+def test_ctrl_on_real_images_with_families_for_what_is_missing(name):
+    images = catalogue("real", 16, (60, 30, 20))
+    assert "digits" not in images.embedded_for
+    sizes = {"large": (500, 100), "small": (200, 100), "tiny": (50, 30)}
+    stream = ctrl_stream(name, images, sizes=sizes, test_per_class=20)
+    for task, spec in zip(stream, stream.specs, strict=True):
+        assert task.input_shape == (3, 16, 16)
+        assert (len(task.train), len(task.val)) == (spec.train, spec.val)
+        assert task.name.endswith(images.name(spec.role)) and len(task.test) == 200
+        missing = spec.role in images.embedded_for
+        assert task.name.split()[1].startswith("embedded") == missing
+
+
+def test_chapters_take_what_there_is(tmp_path, monkeypatch):
+    assert catalogue("embedded", 16, (9, 8, 7)) == Embedded(16, (9, 8, 7))
+    with pytest.raises(ValueError, match="'embedded' or 'real'"):
+        catalogue("imagenet", 16, (9, 8, 7))
+    monkeypatch.setenv("NAS_DATA", str(tmp_path))
+    with pytest.raises(DataNotFound, match="no data set of CTrL"):
+        catalogue("real", 16, (9, 8, 7))
+
+
+def test_kept_tasks_have_their_images():
+    stream = ctrl_stream("minus", SMALL, sizes={"large": (200, 100)})
+    kept = stream.keep(0, 3, 5)
+    assert [t.name for t in kept] == [stream[i].name for i in (0, 3, 5)]
+    assert all(
+        torch.equal(a.train.x, stream[i].train.x) for a, i in zip(kept, (0, 3, 5), strict=True)
+    )
+    assert kept.fingerprint != stream.keep(0, 2, 5).fingerprint
 
 
 def test_missing_real_data_says_what_to_do(tmp_path):
