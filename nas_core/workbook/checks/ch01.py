@@ -109,7 +109,7 @@ def ex_1_3(answer: Any) -> Problem:
 
 @exercise("1.4", "the volume of a front")
 def ex_1_4(answer: Any) -> Problem:
-    """`volume(points, reference) -> float`; points are (cost, accuracy)."""
+    """`volume_of(points, reference) -> float`; points are (cost, accuracy)."""
     points = [(1.0, 0.5), (2.0, 0.8), (4.0, 0.9)]
     rectangles = [
         lambda points, ref: sum((ref[0] - c) * (a - ref[1]) for c, a in points),

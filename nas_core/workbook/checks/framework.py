@@ -80,7 +80,9 @@ def compare(
             return f"for {label} {_raised(error)}"
         problem = same(got, want, tolerance)
         if problem is None and any(
-            same(a, b, 0.0) for a, b in zip(given, arguments, strict=True) if _is_data(b)
+            same(a, b, 0.0)
+            for a, b in zip(given, arguments, strict=True)
+            if _is_data(b) or isinstance(b, list)
         ):
             return f"for {label} it changes its arguments; work on copies"
         if problem:

@@ -1,7 +1,7 @@
 """Run many trials of a chapter, here or on a Ray cluster, and draw their Pareto front.
 
     nas-workbook sweep 03 --grid lam=4,8 budget=0.25,0.4 --seeds 5
-    nas-workbook sweep 01 --grid strategy=random,evolution trainings=25,50,100 --seeds 20
+    nas-workbook sweep 01 --grid strategy=random,evolution budget=0.25,0.5,1 --seeds 20
     nas-workbook sweep 03 --grid budget=0.2,0.3 --profile study --engine ray \\
         --address head:6379 --gpus 0.25
 
