@@ -169,7 +169,8 @@ def executed_parameters() -> Iterator[dict[int, torch.Tensor]]:
 
     def note(module: nn.Module, args: Any, output: Any) -> None:
         for p in module.parameters(recurse=False):
-            seen[id(p)] = p
+            if isinstance(p, nn.Parameter):  # and no stand-in of a functional call
+                seen[id(p)] = p
 
     handle = nn.modules.module.register_module_forward_hook(note)
     try:

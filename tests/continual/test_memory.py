@@ -3,8 +3,17 @@
 import pytest
 import torch
 
-from nas_core.continual import alexnet, inference_bytes, make_learner, mlp, resnet
+from nas_core.continual import (
+    LEARNERS,
+    alexnet,
+    inference_bytes,
+    make_learner,
+    mlp,
+    resnet,
+)
 from nas_core.continual.learners.replay import Ring
+from nas_core.continual.library import tensor_bytes
+from nas_core.continual.run import executed_parameters
 
 N = 607_050 * 4  # bytes of the ResNet with a head for 10 classes
 TRUNK = N - 650 * 4
@@ -103,3 +112,42 @@ def test_only_one_path_runs_at_test_time():
     assert narrow == sum(net.params) * 4 and broad == sum(wide.params) * 4 > 2 * narrow
     # a progressive network runs every column
     assert inference_bytes(laid_out("PNN", small, 3), 2) > 2 * n
+
+
+BLOCKS = [192 * 12 + 12, 12 * 12 + 12, 12 * 2 + 2]  # of mlp((3, 8, 8), 12), two classes
+ONE = sum(BLOCKS)
+SUFFIXES = sum(sum(BLOCKS[p:]) for p in range(3))  # new modules of all candidates of MNTDP-D
+PAIR = ONE - BLOCKS[0]  # what connects two columns of a progressive network
+# Parameters that run while the second task is learnt, and when it is predicted.
+RUNS = {
+    **dict.fromkeys(
+        ["Independent", "Finetune", "New-head freeze", "New-head finetune", "New-leg freeze",
+         "New-leg finetune", "EWC", "Online EWC"], (ONE, ONE)
+    ),
+    "ER": (ONE + BLOCKS[-1], ONE),  # old examples go through their own head
+    "ER (reservoir)": (ONE + BLOCKS[-1], ONE),
+    "PNN": (2 * ONE - BLOCKS[-1] + PAIR, 2 * ONE - BLOCKS[-1] + PAIR),
+    "HAT": (ONE, ONE),
+    "MNTDP-S": (2 * ONE, ONE),
+    "MNTDP-S (k=all)": (2 * ONE, ONE),
+    "MNTDP-D": (ONE + SUFFIXES, ONE),
+    "MNTDP-D (k=all)": (ONE + SUFFIXES, ONE),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_what_runs_in_training_and_in_prediction(name, digits, quick):
+    """Table 5.4 without what is merely kept: Fisher matrices, replayed images, other modules."""
+    learner = make_learner(name, mlp((3, 8, 8), 12), quick)
+    learner.learn(digits[0])
+    with executed_parameters() as seen:
+        learner.learn(digits[1])
+    training, prediction = tensor_bytes(seen.values()), inference_bytes(learner, 1)
+    if name in RUNS:
+        assert (training, prediction) == tuple(4 * n for n in RUNS[name])
+    elif name == "Learn-to-grow":  # every option of a layer is tried, one is kept
+        assert training > 2 * ONE * 4 and ONE * 4 <= prediction < training
+    else:  # DEN and RCL grow one network, and all its layers run: heavier at test time
+        parts = [*learner.net.layers, learner.net.heads[1]]
+        assert prediction == tensor_bytes(p for m in parts for p in m.parameters())
+        assert prediction > ONE * 4 or learner.net.widths == [192, 12, 12]

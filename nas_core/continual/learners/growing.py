@@ -17,6 +17,18 @@ from nas_core.continual.tasks import Task
 from nas_core.search.reinforce import MovingAverage, policy_loss
 
 
+class _Units(nn.Module):
+    """A linear layer with ReLU that starts with no unit."""
+
+    def __init__(self, inputs: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(0, inputs))
+        self.bias = nn.Parameter(torch.empty(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(nn.functional.linear(x, self.weight, self.bias))
+
+
 class GrowingMLP(nn.Module):
     """Linear layers with ReLU to which units are appended; old units never read new ones.
 
@@ -27,11 +39,8 @@ class GrowingMLP(nn.Module):
     def __init__(self, inputs: int, hidden: list[int]):
         super().__init__()
         self.widths = [inputs, *([0] * len(hidden))]
-        self.layers: Any = nn.ModuleList([nn.Module() for _ in hidden])
+        self.layers: Any = nn.ModuleList([_Units(inputs) for _ in hidden])
         self.heads: Any = nn.ModuleList()
-        for layer in self.layers:
-            layer.weight = nn.Parameter(torch.empty(0, inputs))
-            layer.bias = nn.Parameter(torch.empty(0))
         self.grow(hidden)
 
     def grow(self, units: list[int]) -> None:
@@ -56,7 +65,7 @@ class GrowingMLP(nn.Module):
         """Activations of every layer."""
         out = [x.flatten(1)]
         for layer in self.layers:
-            out.append(torch.relu(nn.functional.linear(out[-1], layer.weight, layer.bias)))
+            out.append(layer(out[-1]))
         return out[1:]
 
     def forward(self, x: Tensor, task: int) -> Tensor:
