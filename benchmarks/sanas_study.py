@@ -71,13 +71,14 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=6)
     parser.add_argument("--lams", type=float, nargs="*", default=[0.7, 1.5, 0.3, 0.0])
     parser.add_argument("--blind", type=float, default=0.7, help="λ of the blind controller")
+    parser.add_argument("--static", nargs="*", default=sorted({k for k, _ in STATIC}))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--stream", type=float, default=600.0, help="seconds")
     parser.add_argument("--enough", type=int, default=400, help="clips of a keyword")
     parser.add_argument("--store", type=Path, default=None, help="SQLite file")
     args = parser.parse_args()
     models = [("sanas", lam, None) for lam in args.lams] + [("blind", args.blind, None)]
-    models += [(kind, 0.0, width) for kind, width in STATIC]
+    models += [(kind, 0.0, width) for kind, width in STATIC if kind in args.static]
     settings = {
         "folder": str(args.folder), "enough": args.enough, "sequences": args.sequences,
         "epochs": args.epochs, "warmup_epochs": args.warmup, "stream": args.stream,

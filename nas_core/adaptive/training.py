@@ -210,7 +210,9 @@ def evaluate(
     batch_size: int = 64,
     generator: torch.Generator | None = None,
 ) -> pd.DataFrame:
-    """One row per window: stream, step, label, prediction, share of the word, macs, gates.
+    """One row per window: stream, step, label, prediction, share of the word, macs, leaning.
+
+    `leaning` is Σ γ_e · macs_e: it moves before any γ has crossed ½ and `macs` can show it.
 
     Args:
         generator: sample architectures; the most probable ones when None.
@@ -231,6 +233,7 @@ def evaluate(
                     "prediction": unrolled.logits[valid].argmax(1).cpu(),
                     "share": data.share[index[row], step].cpu(),
                     "macs": model.macs(unrolled.mask[valid]).cpu(),
+                    "leaning": (unrolled.gamma[valid] @ model.edge_macs.to(x)).cpu(),
                 }
             )
         )
@@ -246,13 +249,14 @@ def summarise(windows: pd.DataFrame) -> dict[str, float]:
     background = windows["label"] == windows["label"].cat.categories[0]
     # The first step of a stream is chosen before anything was heard.
     later = windows["step"] > 0
-    heard = windows.loc[later, ["share", "macs"]]
-    correlation = heard.corr().iloc[0, 1] if heard["macs"].nunique() > 1 else 0.0
+    # Correlation with the share of the word (fig. 4.11); what never changes has none.
+    follows = windows.loc[later, ["share", "macs", "leaning"]].corr()["share"].fillna(0.0)
     return {
         "accuracy": float(right.mean()),
         "balanced_accuracy": float(right.groupby(windows["label"], observed=True).mean().mean()),
         "macs": float(windows["macs"].mean()),
         "macs_background": float(windows.loc[background & later, "macs"].mean()),
         "macs_words": float(windows.loc[~background & later, "macs"].mean()),
-        "share_correlation": float(correlation),  # of cost with the share of the word (fig. 4.11)
+        "share_correlation": float(follows["macs"]),
+        "leaning_correlation": float(follows["leaning"]),
     }
