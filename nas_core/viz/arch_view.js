@@ -1,6 +1,6 @@
 // The live graph of an architecture: one model, plain SVG, no imports, works without a kernel.
 //
-// Model traits: `_spec` (JSON of all that never changes, see arch_view.py), `mask` ("0101…", the
+// Model traits: `_spec` (all that never changes, packed, see arch_view.py), `mask` ("0101…", the
 // edges that are switched on), `frame` (which recorded state is shown), `_priced` ([mask, cost],
 // the answer of the real cost object in Python).
 
@@ -69,8 +69,8 @@ function roving(container, items, act, { follow = false } = {}) {
   items.forEach((item, i) => item.addEventListener("click", () => (item.focus(), act(i))));
 }
 
-function render({ model, el }) {
-  const spec = JSON.parse(model.get("_spec"));
+async function render({ model, el }) {
+  const spec = await unpack(model.get("_spec"));
   const E = spec.edges.length;
   const T = spec.count;
   const table = bytes(spec.frames); // [T, E] probabilities in 1/255
@@ -274,6 +274,7 @@ function render({ model, el }) {
   detail.textContent = "Point at an edge to see its module; click or press Enter to switch it.";
   const root = h("div", { class: "nas-view nas-arch", role: "group", "aria-label": spec.title });
   const picture = h("div", { class: "picture" }, graph, legend);
+  picture.style.flexBasis = `${Math.min(560, spec.width * 0.6)}px`; // below the points where it is narrow
   root.append(h("div", { class: "top" }, h("strong", {}, spec.title), summary), h("div", { class: "panes" }, ...(scatter ? [scatter.svg] : []), picture), detail);
   if (spec.points) controls.prepend(when);
   else if (T > 1) root.append(timeline);

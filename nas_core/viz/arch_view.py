@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import traitlets as t
 from matplotlib.figure import Figure
@@ -24,11 +25,12 @@ from nas_core.viz.geometry import PALETTE, scene
 from nas_core.viz.page import View, anywidget, live
 from nas_core.viz.plots import non_dominated, plot_pareto
 from nas_core.viz.static import (
+    architecture_figure,
     check_probabilities,
-    draw_architecture,
     graph_of,
     head_data,
     path_data,
+    short,
 )
 
 
@@ -64,7 +66,7 @@ def _base64(array: np.ndarray) -> str:
 
 
 class ArchViewCore(View):
-    """State and behaviour of a view, without any way to show it.
+    """The live graph of an architecture: switch edges, move through recorded frames.
 
     Args:
         space: `SuperNetwork`, `Graph` or `Architecture`.
@@ -271,36 +273,32 @@ class ArchViewCore(View):
 
     def figure(self) -> Figure:
         """What is shown now, as a matplotlib figure."""
-        s = scene(self.graph)
-        extra = 3.6 if self.points else 0.0
-        size = (s.width / 100 + extra, max(s.height / 100 + 0.5, 2.9 if extra else 0.0))
-        figure = Figure(figsize=size, layout="constrained")
-        ax = figure.add_subplot()
-        if self.points:
-            grid = figure.add_gridspec(1, 2, width_ratios=[extra, s.width / 100])
-            ax.set_subplotspec(grid[1])
-            self._draw_points(figure.add_subplot(grid[0]))
-        title = [self.title or self.graph.name]
+        facts = []
         if len(self.frames) > 1:
             number = f"{self.frame_label} {self.frame + 1} of {len(self.frames)}"
-            title.append(self.frame_names[self.frame] if self.frame_names else number)
+            facts.append(self.frame_names[self.frame] if self.frame_names else number)
         if self.cost_value is not None:
-            budget = "" if self.budget is None else f" (budget {self.budget:.3g})"
-            title.append(f"{self.cost_value:.3g} {getattr(self.cost, 'unit', '')}{budget}")
-        below = "\n" + " · ".join(title[1:]) if title[1:] else ""  # a graph may be narrow
-        draw_architecture(
-            ax, self.graph, self.mask, self.frame_probabilities, title=title[0] + below
+            unit = getattr(self.cost, "unit", "")
+            budget = "" if self.budget is None else f" (budget {short(self.budget, unit)})"
+            facts.append(short(self.cost_value, unit) + budget)
+        figure = architecture_figure(
+            self.graph,
+            self.mask,
+            self.frame_probabilities,
+            title="\n".join(filter(None, [self.title or self.graph.name, " · ".join(facts)])),
+            left=3.6 if self.points else 0.0,
         )
+        if self.points:
+            width, height = figure.get_size_inches()
+            place = (0.6 / width, 0.5 / height, 2.8 / width, min(2.2 / height, 0.7))
+            runs = pd.DataFrame({"x": self.points["x"], "y": self.points["y"]})
+            ax = plot_pareto(
+                runs, "x", "y", ax=figure.add_axes(place),
+                xlabel=self.points["xlabel"], ylabel=self.points["ylabel"],
+            )  # fmt: skip
+            shown = runs.iloc[self.frame]
+            ax.scatter(shown.x, shown.y, s=130, facecolors="none", edgecolors=PALETTE[3], lw=2)
         return figure
-
-    def _draw_points(self, ax: Any) -> None:
-        import pandas as pd
-
-        points = self.points or {}
-        frame = pd.DataFrame({"x": points["x"], "y": points["y"]})
-        plot_pareto(frame, "x", "y", ax=ax, xlabel=points["xlabel"], ylabel=points["ylabel"])
-        row = frame.iloc[self.frame]
-        ax.scatter([row.x], [row.y], s=130, facecolors="none", edgecolors=PALETTE[3], lw=2)
 
 
 if anywidget is not None:
@@ -312,10 +310,7 @@ else:
 
 
 class ArchView(_Base):
-    __doc__ = (ArchViewCore.__doc__ or "").replace(
-        "State and behaviour of a view, without any way to show it.",
-        "The live graph of an architecture: switch edges, move through recorded frames.",
-    )
+    __doc__ = ArchViewCore.__doc__
 
 
 class ParetoPanel(ArchView):

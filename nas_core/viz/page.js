@@ -16,6 +16,12 @@ export function format(value, unit = "") {
   return [Number((value / scale).toPrecision(3)), [prefix, unit].filter(Boolean).join(" ")].join(" ").trim();
 }
 
+/** What `packed` in page.py made of plain data. */
+function unpack(text) {
+  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))).json();
+}
+
 /** Views of one notebook that share an id show the same frame: no kernel is asked. */
 function follow({ model, el }, id, go) {
   let home;

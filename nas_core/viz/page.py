@@ -47,14 +47,21 @@ def code(name: str) -> dict[str, str]:
     }
 
 
-def _to_json(spec: dict, _: Any = None) -> str:
-    return json.dumps(spec, separators=(",", ":"))
+def packed(data: Any) -> str:
+    """Plain data as compressed text."""
+    return base64.b64encode(zlib.compress(json.dumps(data).encode(), 9)).decode()
+
+
+def unpacked(text: str) -> Any:
+    return json.loads(zlib.decompress(base64.b64decode(text)))
 
 
 class View(t.HasTraits):
     """What every view has, with and without anywidget; `_spec` is set before `__init__`."""
 
-    _spec = t.Dict().tag(sync=True, to_json=_to_json, from_json=lambda text, _: json.loads(text))
+    _spec = t.Dict().tag(
+        sync=True, to_json=lambda data, _: packed(data), from_json=lambda text, _: unpacked(text)
+    )
     frame = t.Int(0).tag(sync=True)
 
     def figure(self) -> Figure:
@@ -95,9 +102,8 @@ def live(core: Any, name: str, *traits: str) -> Any:
         def without_kernel(self) -> str:
             """HTML that shows the view as it is now in a trusted notebook that has no kernel."""
             traits = {k: v for k, v in self.get_state().items() if k in state}
-            packed = zlib.compress(json.dumps(page | {"traits": traits}).encode(), 9)
             script = (_HERE / "twin.js").read_text("utf-8")
-            script = script.replace("PACKED", base64.b64encode(packed).decode())
+            script = script.replace("PACKED", packed(page | {"traits": traits}))
             return (
                 f'<div class="nas-twin"><style>{_ONE_OF_THE_TWO}</style>'
                 f"<script>{script}</script></div>"

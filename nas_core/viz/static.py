@@ -18,7 +18,7 @@ from torch import Tensor
 from nas_core.supernet import Graph
 from nas_core.viz.geometry import PALETTE, Scene, scene
 
-_INK, _FAINT, _DEAD = "#333333", "#C9C9C9", "#999999"
+_INK, _FAINT, _DEAD, _SOFT = "#333333", "#BDBDBD", "#999999", "#757575"
 
 
 def graph_of(space: Any) -> Graph:
@@ -120,11 +120,11 @@ def draw_architecture(
             assert p is not None
             ax.text(
                 *shape.label, f"{p[e]:.2f}", ha="center", va="center", fontsize=6.5, zorder=5,
-                color=_INK if state == "live" else _DEAD,
+                color=_INK if state == "live" else _SOFT,
                 bbox={"boxstyle": "round,pad=0.12", "fc": "white", "ec": "none", "alpha": 0.85},
             )  # fmt: skip
     for n in s.nodes:
-        line, text = (_INK, _INK) if n.name in lit else (_FAINT, _DEAD)
+        line, text = (_INK, _INK) if n.name in lit else (_FAINT, _SOFT)
         fill, h = line if n.role else "white", n.half_height
         corner = f"round,pad=0,rounding_size={min(h, n.half_width)}"
         box = FancyBboxPatch((n.x - n.half_width, n.y - h), 2 * n.half_width, 2 * h, corner)
@@ -152,12 +152,35 @@ def draw_architecture(
     return ax
 
 
-def architecture_figure(graph: Any, *args: Any, **kwargs: Any) -> Figure:
-    """`draw_architecture` in a figure of fitting size (never shown by itself, no pyplot state)."""
+def architecture_figure(
+    graph: Any, *args: Any, title: str = "", legend: bool = True, left: float = 0.0, **kwargs: Any
+) -> Figure:
+    """`draw_architecture` in a figure of fitting size (never shown by itself, no pyplot state).
+
+    Args:
+        title: one or several lines.
+        left: inches that stay free beside the graph.
+    """
     s = scene(graph_of(graph))
-    figure = Figure(figsize=(s.width / 100, s.height / 100 + 0.45), layout="constrained")
-    draw_architecture(figure.add_subplot(), graph, *args, **kwargs)
+    lines = title.split("\n") if title else []
+    above, below = 0.06 + 0.19 * len(lines), 0.3 if legend and len(s.colours) > 1 else 0.04
+    width = max(s.width / 100, 0.085 * max(map(len, lines), default=0) + 0.2)
+    height = s.height / 100 + above + below
+    figure = Figure(figsize=(width + left, height))
+    ax = figure.add_axes((left / (width + left), below / height, width / (width + left),
+                          s.height / 100 / height))  # fmt: skip
+    draw_architecture(ax, graph, *args, title=title, legend=legend, **kwargs)
+    ax.title.set_y(1.0)  # the place that was left for it, whatever else there is
     return figure
+
+
+def short(value: float, unit: str = "") -> str:
+    """40551168 → "40.6 M": three digits and a prefix, as on the page."""
+    scale, prefix = next(
+        (s for s in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")) if abs(value) >= s[0]),
+        (1.0, ""),
+    )
+    return f"{value / scale:.3g} {prefix}{' ' if prefix and unit else ''}{unit}".strip()
 
 
 def to_png(figure: Figure, dpi: int = 80, colours: int | None = None) -> bytes:
@@ -231,14 +254,14 @@ def to_svg(
         )
         if _labels(labels, graph, p):
             assert p is not None
-            (x, y), ink = shape.label, _INK if state == "live" else _DEAD
+            (x, y), ink = shape.label, _INK if state == "live" else _SOFT
             texts.append(
                 f'<text x="{x:g}" y="{y + 3:g}" text-anchor="middle" font-size="9" fill="{ink}" '
                 f'stroke="white" stroke-width="3" paint-order="stroke">{p[e]:.2f}</text>'
             )
     out += [text for _, text in sorted(drawn, key=lambda d: d[0])] + texts
     for n in s.nodes:
-        line, text = (_INK, _INK) if n.name in lit else (_FAINT, _DEAD)
+        line, text = (_INK, _INK) if n.name in lit else (_FAINT, _SOFT)
         h, fill = n.half_height, line if n.role else "white"
         out.append(
             f'<rect x="{n.x - n.half_width:g}" y="{n.y - h:g}" width="{2 * n.half_width:g}" '

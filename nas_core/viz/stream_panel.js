@@ -1,8 +1,8 @@
-// A stream under a cursor: waveform, posteriors, detections, cost per step. Traits: `_spec` (JSON),
+// A stream under a cursor: waveform, posteriors, detections, cost per step. Traits: `_spec` (packed),
 // `frame`. With the id of an ArchView of the same steps the two move together.
 
-function render({ model, el }) {
-  const s = JSON.parse(model.get("_spec"));
+async function render({ model, el }) {
+  const s = await unpack(model.get("_spec"));
   const T = s.times.length;
   const [W, left, top, half, row] = [760, 92, 20, 35, 13];
   const heat = top + 2 * half + 24, base = heat + s.classes.length * row + 50;

@@ -88,17 +88,20 @@ class StreamPanelCore(View):
         times, wide = np.array(s["times"]) + 0.5, s["seconds"] / len(s["times"])
         figure = Figure(figsize=(7.6, 2.6 + 0.13 * rows), layout="constrained")
         sound, heard, cost = figure.subplots(3, sharex=True, height_ratios=[3, 1 + 0.5 * rows, 2])
+        words: dict[str, Any] = {
+            "fontsize": 7, "ha": "center", "va": "bottom", "annotation_clip": False,
+            "xytext": (0, 2), "textcoords": "offset points",
+        }  # fmt: skip
         x = np.linspace(0, s["seconds"], len(s["envelope"]))
         sound.fill_between(x, s["envelope"], -np.array(s["envelope"]), color="#666666", lw=0)
         for word, at in s["truth"]:
-            sound.annotate(word, (at + 0.5, 1.1), fontsize=7, ha="center", annotation_clip=False)
+            sound.annotate(word, (at + 0.5, 1.1), **words)
         heard.imshow(
             np.array(s["posteriors"]).T, cmap="Blues", vmin=0, vmax=100, aspect="auto",
             extent=(times[0] - wide / 2, times[-1] + wide / 2, rows - 0.5, -0.5),
         )  # fmt: skip
         for word, at in s["found"]:
-            heard.annotate(f"▲ {word}", (at + 0.5, -0.6), fontsize=7, ha="center",
-                           color=PALETTE[3], annotation_clip=False)  # fmt: skip
+            heard.annotate(f"▲ {word}", (at + 0.5, -0.5), color=PALETTE[3], **words)
         cost.bar(times, s["macs"], wide, color=PALETTE[2])
         for ax in (sound, heard, cost):
             style(ax)

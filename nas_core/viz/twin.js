@@ -25,7 +25,7 @@
     };
     const [style, el] = [document.createElement("style"), document.createElement("div")];
     style.textContent = css;
-    const clean = view.render({ model, el });
+    const clean = await view.render({ model, el });
     root.append(style, el);
     root.classList.add("nas-started"); // from now on the empty row above is hidden
     return () => [style, el].forEach((node) => node.remove(), clean());

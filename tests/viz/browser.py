@@ -51,7 +51,7 @@ async ({esm, css, state, dark}) => {
   window.esm = await import(URL.createObjectURL(new Blob([esm], {type: 'text/javascript'})));
   const el = document.createElement('div');
   document.body.append(el);
-  window.cleanup = window.esm.default.render({model, el});
+  window.cleanup = await window.esm.default.render({model, el});
 }
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import torch
 from nas_core.costs import AdditiveCost
 from nas_core.supernet import Architecture, BernoulliSampler, ChoiceSampler
 from nas_core.viz import ArchView, ParetoPanel
+from nas_core.viz.page import unpacked
 from tests.supernet.graphs import small_net
 from tests.viz.spaces import annealed, fabric, module_grid, residual_chain, task_paths
 
@@ -206,8 +208,31 @@ data = view._repr_mimebundle_()
 data = data[0] if isinstance(data, tuple) else data
 assert data["text/plain"] == repr(view) and "image/png" in data
 assert ParetoPanel(graph, [view.mask], [1.0], [2.0]).frame == 0
+from nas_core.viz.stream_panel import StreamPanel
+sound = StreamPanel(torch.randn(32000), torch.eye(4).numpy(), [0, 200, 400, 600], range(4), "abcd",
+                    view=view)
+picture, slider = sound.children
+before, slider.value = picture.value, 3
+assert sound.frame == view.frame == 3 and picture.value != before
 print("same interface")
 """
+
+
+def test_what_is_saved_for_readers_without_a_kernel(monkeypatch):
+    """Two outputs: the widget with its still picture, and a page of its own with the same state."""
+    graph = fabric(3, 3)
+    view = ArchView(graph, frames=annealed(graph, 5), frame=2, cost=macs(graph))
+    shown = []
+    monkeypatch.setattr("nas_core.viz.page.display", lambda data, **_: shown.append(data))
+    view._ipython_display_()
+    widget, twin = shown
+    assert set(widget) >= {"image/png", "text/plain"} and widget["text/plain"] == repr(view)
+    assert list(twin) == ["text/html"] and "http" not in twin["text/html"].split('"eN')[0].replace(
+        "http://www.w3.org", ""
+    )
+    page = unpacked(re.search(r'"(eN[\w+/=]+)"', twin["text/html"])[1])
+    assert page["traits"] == {k: view.get_state()[k] for k in ("_spec", "frame", "mask", "_priced")}
+    assert page["esm"] == view._esm and page["css"] == view._css
 
 
 def test_fallback_without_anywidget_has_the_same_interface():

@@ -153,13 +153,16 @@ def _address(home: Path, process: subprocess.Popen) -> str:
     raise RuntimeError(f"JupyterLab did not start:\n{(home / 'server.log').read_text()}")
 
 
-def opened(browser, server: str, name: str, patience: float = 100):
-    """A page with a notebook; anywidget's limit of 2 s for loading a view times `patience`."""
+# anywidget reports "Failed to initialize model" when a view took more than two seconds to load,
+# and then shows it all the same: on a busy machine that is no error.
+PATIENT = """const limit = AbortSignal.timeout.bind(AbortSignal);
+AbortSignal.timeout = (ms) => limit(100 * ms)"""
+
+
+def opened(browser, server: str, name: str):
+    """A page with a notebook."""
     page = new_page(browser)
-    page.add_init_script(
-        "const limit = AbortSignal.timeout.bind(AbortSignal);"
-        f"AbortSignal.timeout = (ms) => limit({patience} * ms)"
-    )
+    page.add_init_script(PATIENT)
     page.set_default_timeout(120_000)
     page.goto(f"{server}lab/tree/{name}?reset")
     page.locator(".jp-Notebook").wait_for()
@@ -405,21 +408,6 @@ def test_trusted_file_whose_kernel_goes_away(server, browser):
     check_film(page)
     assert page.evaluate("jupyterapp.shell.currentWidget.sessionContext.session") is None
     assert_clean(page, server)
-
-
-def test_where_anywidget_gives_up_the_twin_serves(server, browser):
-    """anywidget drops a view that took two seconds to load, as on a machine that is busy."""
-    page = opened(browser, server, "still.ipynb", patience=0)
-    show(page, "search")
-    for _ in range(240):  # the kernel starts, the saved state is read, anywidget gives up
-        if page.problems:
-            break
-        page.wait_for_timeout(250)
-    show(page, "search")
-    check_search(page)
-    assert page.locator(".nas-twin [aria-label=search]").count() == 1
-    assert page.problems and all("Failed to initialize model" in text for text in page.problems)
-    page.close()
 
 
 def test_untrusted_readers_see_the_picture(home):

@@ -9,6 +9,7 @@ import torch
 from nas_core.costs import AdditiveCost
 from nas_core.supernet import ChoiceSampler, Graph
 from nas_core.viz import ArchView, ParetoPanel
+from nas_core.viz.stream_panel import StreamPanel
 from tests.viz.browser import host, needs_chromium, new_page, screenshot
 from tests.viz.spaces import (
     annealed,
@@ -267,6 +268,65 @@ def test_cleaning_up_stops_the_film_and_the_listeners(page):
         page.evaluate("[model.state.frame, document.querySelector('.when').textContent]") == before
     )
     assert page.locator(".edge.live").count() > 0
+
+
+def sound(view=None):
+    steps = 20
+    posteriors = torch.rand(steps, 4, generator=torch.Generator().manual_seed(0)).softmax(1)
+    return StreamPanel(
+        torch.sin(torch.linspace(0, 3000, 80_000)) * torch.linspace(0.1, 1, 80_000),
+        posteriors.numpy(), range(0, 4000, 200), range(1000, 3000, 100),
+        ["silence", "unknown", "yes", "marvin"], truth=[("yes", 400.0), ("marvin", 2000.0)],
+        found=[("yes", 600.0)], title="five seconds", view=view,
+    )  # fmt: skip
+
+
+def test_the_panel_of_a_stream_scrubs_by_slider_and_by_pointer(page):
+    colours = set()
+    for dark in (True, False):
+        host(page, sound(), dark=dark)
+        bar = page.locator(".posterior").first
+        colours.add(bar.evaluate("n => getComputedStyle(n).fill"))
+        screenshot(page, f"sound_{'dark' if dark else 'light'}")
+    assert len(colours) == 2
+    page.get_by_label("step of the stream").focus()
+    page.keyboard.press("End")
+    assert page.evaluate("model.state.frame") == 19
+    assert page.locator("output").inner_text().endswith("2.9 k macs")
+    assert page.locator(".cursor").evaluate("n => +n.getAttribute('x')") > 500
+    box = page.locator("svg.stream").bounding_box()
+    page.mouse.click(box["x"] + box["width"] * (92 + 660 * 0.5) / 760, box["y"] + 60)
+    assert page.evaluate("model.state.frame") == 10  # the step whose middle is at 2.5 s
+
+
+def test_the_twin_of_a_view_serves_while_the_widget_is_not_there(page):
+    """The two rows of an output as JupyterLab makes them; the upper one is empty, then filled."""
+    graph = fabric(3, 3)
+    view = ArchView(graph, frames=annealed(graph, 5), frame=2, cost=macs(graph))
+    row = '<div class="jp-OutputArea-child">{}</div>'
+    page.set_content(
+        '<div class="jp-OutputArea">'
+        + row.format("Loading widget...")
+        + row.format(view.without_kernel())
+        + "</div>"
+    )
+    rows = page.locator(".jp-OutputArea-child")
+    rows.nth(1).locator(".when", has_text="epoch 3 of 5").wait_for()
+    assert not rows.nth(0).is_visible() and page.locator(".edge").count() == len(graph)
+    rows.nth(1).locator("input").focus()
+    page.keyboard.press("Home")
+    assert page.locator(".edge.live").count() == len(graph)
+    page.evaluate(
+        "document.querySelector('.jp-OutputArea-child').innerHTML = '<p class=nas-view>x'"
+    )
+    page.wait_for_function("!document.querySelector('.nas-twin .nas-view')")
+    assert rows.nth(0).is_visible() and not rows.nth(1).is_visible()
+    page.evaluate("document.querySelector('.jp-OutputArea-child').innerHTML = ''")
+    rows.nth(1).locator(".when", has_text="epoch 1 of 5").wait_for()  # where it was left
+    outside = f"<main>{view.without_kernel()}</main>"  # a page that shows the still picture
+    page.set_content(outside)
+    page.wait_for_timeout(600)
+    assert page.locator(".nas-view").count() == 0
 
 
 def test_colours_of_light_and_dark_pages(page):
