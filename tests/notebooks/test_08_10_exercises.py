@@ -20,7 +20,11 @@ NAMES = {
         "knn_accuracy": checks.ex_9_2,
         "added": checks.ex_9_3,
     },
-    "10_long_streams": {"share_of_small": checks.ex_10_1, "library_mb": checks.ex_10_2},
+    "10_long_streams": {
+        "share_of_small": checks.ex_10_1,
+        "library_mb": checks.ex_10_2,
+        "late_price": checks.ex_10_3,
+    },
 }
 READY = {c.name for c in Book.load().ready}
 CASES = [(c, n) for c, names in NAMES.items() if c in READY for n in names]
@@ -69,6 +73,12 @@ MISTAKES = [
     (checks.ex_10_1, lambda t: 0.5 if t < 33 else 0.75 if t < 66 else 1.0, "earlier"),
     (checks.ex_10_2, lambda p, r: sum(sum(p[n:]) for n in r) / 1e6, "four bytes"),
     (checks.ex_10_2, lambda p, r: len(r) * sum(p) * 4 / 1e6, "new modules"),
+    (checks.ex_10_3, lambda m: m[-1] / (len(m) - len(m) // 2) / m[0], "subtract"),
+    (
+        checks.ex_10_3,
+        lambda m: (m[-1] - m[len(m) // 2 - 1]) / (len(m) - len(m) // 2),
+        "one network",
+    ),
 ]
 
 

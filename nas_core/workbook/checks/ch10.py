@@ -30,3 +30,29 @@ def ex_10_2(fn: object) -> Problem:
     ]
     cases = {"all new": [params, [0, 0]], "some reuse": [params, [0, 2, 3, 1]]}
     return compare(fn, _megabytes, cases, hints=hints)
+
+
+def _late_price(mb: list[float]) -> float:
+    half = len(mb) // 2
+    return (mb[-1] - mb[half - 1]) / (len(mb) - half) / mb[0]
+
+
+@exercise("10.3", "the late price")
+def ex_10_3(fn: object) -> Problem:
+    """`fn(mb per task) -> float`."""
+    hints = [
+        (
+            lambda got, want, mb: abs(got - mb[-1] / (len(mb) - len(mb) // 2) / mb[0]) < 1e-9,
+            "subtract what was there when the first half ended",
+        ),
+        (
+            lambda got, want, mb: abs(got - want * mb[0]) < 1e-9,
+            "divide by the memory of the first task, which is one network",
+        ),
+    ]
+    cases = {
+        "independent networks": [[3.0, 6.0, 9.0, 12.0]],
+        "late tasks reuse": [[2.0, 4.0, 4.5, 5.0]],
+        "an odd number of tasks": [[2.0, 3.0, 3.2, 3.4, 4.0]],
+    }
+    return compare(fn, _late_price, cases, hints=hints)
