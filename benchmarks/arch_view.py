@@ -47,7 +47,7 @@ def make_view() -> ArchView:
 
 
 def milliseconds(view: ArchView) -> tuple[float, float, float]:
-    """Median per step in order, median per jump, and the slowest of all."""
+    """Median per step in order, median per jump, and what 95 of 100 jumps stay below."""
     from playwright.sync_api import sync_playwright
 
     html = f'<div class="jp-OutputArea">{view.without_kernel()}</div>'
@@ -62,7 +62,8 @@ def milliseconds(view: ArchView) -> tuple[float, float, float]:
         film = page.evaluate(STEPS, list(range(EPOCHS)))
         jumps = page.evaluate(STEPS, torch.randperm(EPOCHS).tolist())
         browser.close()
-    return sorted(film)[EPOCHS // 2], sorted(jumps)[EPOCHS // 2], max(film + jumps)
+    jumps.sort()
+    return sorted(film)[EPOCHS // 2], jumps[EPOCHS // 2], jumps[EPOCHS * 95 // 100]
 
 
 def main() -> None:
@@ -71,7 +72,7 @@ def main() -> None:
     state = {k: v for k, v in view.get_state().items() if isinstance(v, str | int | list)}
     bundle, _ = view._repr_mimebundle_()
     saved, twin = len(json.dumps(state)), len(view.without_kernel())
-    film, jump, slowest = milliseconds(view)
+    film, jump, slow = milliseconds(view)
     png = base64.b64decode(bundle["image/png"])
     frame, raw = "one frame at 60 Hz: 16.7 ms", len(view.graph) * EPOCHS * 4
     measured = [
@@ -80,7 +81,7 @@ def main() -> None:
         ("still picture", len(png) / 1000, "kB", "–"),
         ("to the next epoch", film, "ms", frame),
         ("to any epoch", jump, "ms", frame),
-        (f"slowest of {2 * EPOCHS} steps", slowest, "ms", frame),
+        ("to any epoch, 95 of 100 stay below", slow, "ms", frame),
     ]
     size = f"ArchView, {len(view.graph)} edges × {EPOCHS} epochs"
     write_results(
