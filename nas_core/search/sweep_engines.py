@@ -150,10 +150,13 @@ def local_outcomes(
                     yield Outcome(key, result, error, attempts[key], seconds, where)
     finally:
         for w in pool:
-            w.process.terminate()
+            w.pipe.close()  # an idle process ends by itself
+            if w.trial:
+                w.process.terminate()
         for w in pool:
+            w.process.join(timeout=10)
+            w.process.kill()
             w.process.join()
-            w.pipe.close()
 
 
 def _serve(pipe: Connection, payload: bytes) -> None:
