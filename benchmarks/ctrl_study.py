@@ -16,6 +16,7 @@ import sqlite3
 import sys
 import time
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -161,7 +162,9 @@ def main() -> None:
         table = sweep(study, trials, store=given.store, workers=0, retries=0)
         print(table[["stream", "learner", "seed", "A", "F", "memory_mb", "status"]].to_string())
         return
+    one_thread()
     words = [w for w in sys.argv[1:] if w not in ("--record", given.record)]
+    words = [Path(w).name if w == given.store else w for w in words]
     chapters = {"10_long_streams": given.learners}
     if given.what == "transfer":
         modular = [m for m in given.learners if m in MODULAR]

@@ -28,7 +28,7 @@ CONTROLS = {
     "forgetting of Finetune": 0.0,  # of Independent
     "forgetting of Independent": -0.5,  # of Finetune
     "forgetting of New-head freeze": -0.4,  # of New-head finetune
-    "transfer of New-head freeze on S^out": 0.0,  # of Independent
+    "New-head freeze is at least 0.02 above Independent on the last task": 0.0,  # as Independent is
     "memory of Independent relative to Finetune": 1.0,
 }  # fmt: skip
 
