@@ -109,7 +109,7 @@ def results(table: pd.DataFrame, learners: list[str]) -> list[dict[str, Any]]:
         gone = ("setting", "stream")
         kept = {k: _rounded(v) for k, v in row.items() if k not in gone}
         rows.append({"stream": name, **kept})
-        if "paths" in rows[-1] and not isinstance(rows[-1]["paths"], list):
+        if "paths" in rows[-1] and not isinstance(rows[-1]["paths"], str):
             del rows[-1]["paths"]
     return rows
 
@@ -122,8 +122,8 @@ def stored(store: str) -> pd.DataFrame:
 
 
 def _rounded(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_rounded(v) for v in value]
+    if isinstance(value, list):  # a cell of a table holds one word
+        return " ".join(str(_rounded(v)).replace(" ", "_") for v in value)
     return round(value, 4) if isinstance(value, float) else value
 
 
