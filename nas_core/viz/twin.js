@@ -28,19 +28,26 @@
     const clean = await view.render({ model, el });
     root.append(style, el);
     root.classList.add("nas-started"); // from now on the empty row above is hidden
-    return () => [style, el].forEach((node) => node.remove(), clean());
+    return () => {
+      clean();
+      [style, el].forEach((node) => node.remove());
+      root.classList.remove("nas-started");
+    };
   }
 
   const hidden = () => getComputedStyle(root.closest(".jp-OutputArea-child") ?? root).display === "none";
+  function giveWay() { // the living view has come
+    if (!stop || !hidden()) return;
+    stop.then((end) => end());
+    stop = null;
+  }
+
   let visible = false;
   new IntersectionObserver((entries) => {
     visible = entries.at(-1).isIntersecting;
     if (visible && !stop) {
       setTimeout(() => visible && !stop && root.closest(".jp-OutputArea") && (stop = start()), 300);
-    } else if (stop && hidden()) {
-      stop.then((end) => end());
-      stop = null;
-      root.classList.remove("nas-started");
-    }
+    } else giveWay();
   }).observe(root);
+  new ResizeObserver(giveWay).observe(root); // out of sight nothing intersects, but it loses its size
 })(document.currentScript.parentElement, "PACKED");

@@ -49,7 +49,7 @@ def test_training_equals_a_loop_written_by_hand(digits, optimizer):
     if optimizer == "sgd":
         steps = torch.optim.SGD(oracle.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-4)
     else:
-        steps = torch.optim.Adam(oracle.parameters(), lr=0.02, weight_decay=1e-4)
+        steps = torch.optim.Adam(oracle.parameters(), lr=0.02, weight_decay=1e-4, fused=True)
     schedule = torch.optim.lr_scheduler.MultiStepLR(steps, [2, 3])
     for epoch in range(4):
         oracle.train()
