@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="file for the trained weights")
     parser.add_argument("--checkpoint", type=Path, help="resume from here; one file per process")
     parser.add_argument("--seed", type=int, default=0, help="of the first weights")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     if "RANK" not in os.environ:
         parser.error("start this with torchrun: see python -m nas_core.training.ddp --help")
     module, _, name = args.job.partition(":")
