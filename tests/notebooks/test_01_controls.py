@@ -1,5 +1,7 @@
 """Chapter 01: for every band a control that must fall outside it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,11 +12,11 @@ from nas_core.search import strategies as st
 from nas_core.search.tabular import CellTable
 from nas_core.spaces.cells import cell_architecture, cell_network
 from nas_core.training import evaluate
-from nas_core.workbook import Book, bands, chapter, separates
+from nas_core.workbook import chapter, separates
+from tests.notebooks.book import assert_all_named, claimed
 
 CHAPTER = "01_search_strategies"
-CLAIMED = bands(Book.load().find(CHAPTER).path)
-USED = set()
+CLAIMED = claimed(CHAPTER)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,6 @@ def table():
 
 
 def outside(name: str, control: float) -> bool:
-    USED.add(name)
     return separates(CLAIMED[name], float(control))
 
 
@@ -144,4 +145,4 @@ def test_labels_alone_change_nothing():
 
 
 def test_every_band_has_a_control():
-    assert set(CLAIMED) == USED
+    assert_all_named(CLAIMED, Path(__file__).read_text())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import nbformat
 import numpy as np
 import pytest
 from scipy.stats import norm
 
-from nas_core.workbook import Book, checks
+from nas_core.workbook import checks
+from tests.notebooks.book import exercises
 
-NOTEBOOK = Book.load().find("01_search_strategies").path
 NAMES = {
     "improvement": checks.ex_1_1,
     "bracket_epochs": checks.ex_1_2,
@@ -19,11 +18,7 @@ NAMES = {
 
 
 def functions(kind: str) -> dict:
-    space: dict = {"np": np, "norm": norm}
-    for cell in nbformat.read(NOTEBOOK, as_version=4).cells:
-        if "solution" in cell.metadata.get("tags", []):
-            exec(cell.source if kind == "solution" else cell.metadata["stub"], space)
-    return space
+    return exercises("01", kind, np=np, norm=norm)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
-import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
@@ -22,9 +20,10 @@ from nas_core.search.exact import (
 )
 from nas_core.spaces import scalar_network
 from nas_core.supernet import BernoulliSampler, ChoiceSampler
-from nas_core.workbook.expectations import bands, separates
+from nas_core.workbook import separates
+from tests.notebooks.book import claimed, each_mistake
 
-BANDS = bands(Path(__file__).parents[2] / "notebooks" / "02_reinforce.ipynb")
+BANDS = claimed("02")
 
 WEIGHTS = {("x", "a"): 0.8, ("x", "b"): 0.7, ("a", "b"): 0.6, ("a", "y"): 0.5, ("b", "y"): 0.5}
 NET = scalar_network(WEIGHTS)
@@ -305,9 +304,7 @@ def test_every_band_has_a_control():
     assert set(CONTROLS) == set(BANDS)
 
 
-@pytest.mark.parametrize(
-    ("name", "mistake"), [(n, m) for n, each in CONTROLS.items() for m in each]
-)
+@each_mistake(CONTROLS)
 def test_the_band_rejects_the_mistake(name, mistake):
     value = float(CONTROLS[name][mistake]())
     assert separates(BANDS[name], value), f"{BANDS[name]} does not reject {value:.4g}"

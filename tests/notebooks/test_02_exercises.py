@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import nbformat
 import pytest
 import torch
 
 from nas_core.workbook import checks
+from tests.notebooks.book import exercises
 
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "02_reinforce.ipynb"
 NAMES = {
     "score": checks.ex_2_1,
     "reinforce_loss": checks.ex_2_2,
@@ -19,25 +16,15 @@ NAMES = {
 }
 
 
-def solutions(kind):
-    """Functions of the solution cells, from their source or from the student's stub."""
-    cells = nbformat.read(NOTEBOOK, as_version=4).cells
-    space = {"torch": torch}
-    for cell in cells:
-        if "solution" in cell.metadata.get("tags", []):
-            exec(cell.source if kind == "solution" else cell.metadata["stub"], space)
-    return space
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_the_solution_passes(name, capsys):
-    assert NAMES[name](solutions("solution")[name])
+    assert NAMES[name](exercises("02", "solution", torch=torch)[name])
     assert capsys.readouterr().out.startswith("✓ 2.")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_stub_is_told_that_it_is_empty(name, capsys):
-    assert not NAMES[name](solutions("stub")[name])
+    assert not NAMES[name](exercises("02", "stub", torch=torch)[name])
     assert "not written yet" in capsys.readouterr().out
 
 

@@ -1,6 +1,7 @@
 """Chapter 03: for every band a control that must fall outside it."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ from nas_core.search import BudgetConfig, Setup, search_trial
 from nas_core.spaces import kept_by_group, plain_resnet, resnet_fabric
 from nas_core.supernet import Architecture, BernoulliSampler
 from nas_core.training import evaluate
-from nas_core.workbook import Book, bands, chapter, separates
+from nas_core.workbook import chapter, separates
+from tests.notebooks.book import assert_all_named, claimed
 
 CHAPTER = "03_budgeted_super_networks"
-CLAIMED = bands(Book.load().find(CHAPTER).path)
+CLAIMED = claimed(CHAPTER)
 
 
 @pytest.fixture(scope="module")
@@ -127,5 +129,4 @@ def test_another_network_differs_from_the_exported_one(paid):
 
 
 def test_every_band_has_a_control():
-    """The names above are all there are."""
-    assert len(CLAIMED) == 10
+    assert_all_named(CLAIMED, Path(__file__).read_text())

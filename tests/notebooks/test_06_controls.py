@@ -1,10 +1,8 @@
 """Chapter 06: what each of its bands must reject, computed with the mistake built in."""
 
 from functools import cache
-from pathlib import Path
 
 import numpy as np
-import pytest
 import scipy.fft
 import torch
 
@@ -16,9 +14,10 @@ from nas_core.audio import (
     score,
     synthetic_corpus,
 )  # fmt: skip
-from nas_core.workbook.expectations import bands, separates
+from nas_core.workbook import separates
+from tests.notebooks.book import claimed, each_mistake
 
-BANDS = bands(Path(__file__).parents[2] / "notebooks" / "06_audio_features_and_keywords.ipynb")
+BANDS = claimed("06")
 STAGES = MFCC().stages(0.1 * torch.randn(16_000, generator=torch.Generator().manual_seed(0)))
 
 
@@ -104,9 +103,7 @@ def test_every_band_has_a_control():
     assert set(CONTROLS) == set(BANDS)
 
 
-@pytest.mark.parametrize(
-    ("name", "mistake"), [(n, m) for n, each in CONTROLS.items() for m in each]
-)
+@each_mistake(CONTROLS)
 def test_the_band_rejects_the_mistake(name, mistake):
     value = float(CONTROLS[name][mistake]())
     assert separates(BANDS[name], value), f"{BANDS[name]} does not reject {value:.4g}"

@@ -1,17 +1,16 @@
 """Chapter 07: what each of its bands must reject, computed with the mistake built in."""
 
 from functools import cache
-from pathlib import Path
 
 import pandas as pd
-import pytest
 import torch
 
 from nas_core.adaptive import SanasConfig, evaluate, returns, summarise, train
 from nas_core.adaptive.probe import ProbeStreams, probe_network
-from nas_core.workbook.expectations import bands, separates
+from nas_core.workbook import separates
+from tests.notebooks.book import claimed, each_mistake
 
-BANDS = bands(Path(__file__).parents[2] / "notebooks" / "07_sanas.ipynb")
+BANDS = claimed("07")
 CHANGE = 0.15
 
 
@@ -96,9 +95,7 @@ def test_every_band_has_a_control():
     assert set(CONTROLS) == set(BANDS)
 
 
-@pytest.mark.parametrize(
-    ("name", "mistake"), [(n, m) for n, each in CONTROLS.items() for m in each]
-)
+@each_mistake(CONTROLS)
 def test_the_band_rejects_the_mistake(name, mistake):
     value = float(CONTROLS[name][mistake]())
     assert separates(BANDS[name], value), f"{BANDS[name]} does not reject {value:.4g}"

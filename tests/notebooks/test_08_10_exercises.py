@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import nbformat
 import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from nas_core.workbook import Book, checks
+from nas_core.workbook import checks
+from tests.notebooks.book import exercises
 
 NAMES = {
     "08_ctrl_streams": {
@@ -26,16 +26,11 @@ NAMES = {
         "late_price": checks.ex_10_3,
     },
 }
-READY = {c.name for c in Book.load().ready}
-CASES = [(c, n) for c, names in NAMES.items() if c in READY for n in names]
+CASES = [(c, n) for c, names in NAMES.items() for n in names]
 
 
 def functions(chapter: str, kind: str) -> dict:
-    space: dict = {"np": np, "KNeighborsClassifier": KNeighborsClassifier}
-    for cell in nbformat.read(Book.load().find(chapter).path, as_version=4).cells:
-        if "solution" in cell.metadata.get("tags", []):
-            exec(cell.source if kind == "solution" else cell.metadata["stub"], space)
-    return space
+    return exercises(chapter, kind, np=np, KNeighborsClassifier=KNeighborsClassifier)
 
 
 @pytest.mark.parametrize(("chapter", "name"), CASES)

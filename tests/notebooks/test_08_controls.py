@@ -6,11 +6,7 @@ import pytest
 from nas_core.continual import mlp
 from nas_core.continual.fit import FitConfig
 from nas_core.continual.learners import make_learner
-from nas_core.workbook import Book, bands, separates
-
-CHAPTER = Book.load().find("08_ctrl_streams")
-READY = CHAPTER.status == "ready"
-pytestmark = pytest.mark.skipif(not READY, reason="chapter 08 is not part of the book yet")
+from tests.notebooks.book import assert_separated, claimed
 
 M = np.array([[0.9, 0, 0], [0.6, 0.8, 0], [0.3, 0.7, 0.5]])
 N = 607_050 * 4 / 1e6
@@ -34,10 +30,7 @@ CONTROLS = {
 
 
 def test_every_band_has_a_control_and_tells_it_apart():
-    claimed = bands(CHAPTER.path)
-    assert set(claimed) == set(CONTROLS)
-    wrong = [name for name, band in claimed.items() if not separates(band, CONTROLS[name])]
-    assert not wrong
+    assert_separated(claimed("08"), CONTROLS)
 
 
 def test_the_controls_of_learners_are_what_they_do(digits_stream):

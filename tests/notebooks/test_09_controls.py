@@ -1,14 +1,9 @@
 """Chapter 09: for every band a control that must fall outside it."""
 
 import numpy as np
-import pytest
 
 from nas_core.continual import resnet
-from nas_core.workbook import Book, bands, separates
-
-CHAPTER = Book.load().find("09_mntdp")
-READY = CHAPTER.status == "ready"
-pytestmark = pytest.mark.skipif(not READY, reason="chapter 09 is not part of the book yet")
+from tests.notebooks.book import assert_separated, claimed
 
 # Full training of every path, a learner without a past, one that goes on training old weights.
 CONTROLS = {
@@ -24,10 +19,7 @@ CONTROLS = {
 
 
 def test_every_band_has_a_control_and_tells_it_apart():
-    claimed = bands(CHAPTER.path)
-    assert set(claimed) == set(CONTROLS)
-    wrong = [name for name, band in claimed.items() if not separates(band, CONTROLS[name])]
-    assert not wrong
+    assert_separated(claimed("09"), CONTROLS)
 
 
 def test_seven_full_trainings_are_what_the_control_says():

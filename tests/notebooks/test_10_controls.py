@@ -5,11 +5,8 @@ import pytest
 
 from nas_core.continual import Embedded, resnet
 from nas_core.continual.streams import long_specs
-from nas_core.workbook import Book, bands, separates
-
-CHAPTER = Book.load().find("10_long_streams")
-READY = CHAPTER.status == "ready"
-pytestmark = pytest.mark.skipif(not READY, reason="chapter 10 is not part of the book yet")
+from nas_core.workbook import separates
+from tests.notebooks.book import assert_separated, claimed
 
 # What another law, another schedule or a learner without the property would give.
 CONTROLS = {
@@ -28,10 +25,7 @@ CONTROLS = {
 
 
 def test_every_band_has_a_control_and_tells_it_apart():
-    claimed = bands(CHAPTER.path)
-    assert set(claimed) == set(CONTROLS)
-    wrong = [name for name, band in claimed.items() if not separates(band, CONTROLS[name])]
-    assert not wrong
+    assert_separated(claimed("10"), CONTROLS)
 
 
 def test_the_schedule_is_what_makes_large_tasks_rare():

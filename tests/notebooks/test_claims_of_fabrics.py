@@ -7,18 +7,17 @@ import torch
 
 from nas_core import costs, data, search, spaces, supernet
 from nas_core.training import evaluate
-from nas_core.workbook import Book, bands
-from nas_core.workbook.expectations import separates
+from tests.notebooks.book import assert_separated, claimed
 
 
 @pytest.fixture(scope="module")
 def four():
-    return bands(Book.load().find("04").path)
+    return claimed("04")
 
 
 @pytest.fixture(scope="module")
 def five():
-    return bands(Book.load().find("05").path)
+    return claimed("05")
 
 
 def free_search(columns: int, epochs: int = 3):
@@ -149,13 +148,3 @@ def count(columns, cost_of):
 
 def ratio(cost, mask, full):
     return (cost(mask) / cost(full)).item()
-
-
-def assert_separated(found, controls):
-    assert set(found) == set(controls)
-    weak = {
-        name: (found[name], value)
-        for name, value in controls.items()
-        if not separates(found[name], value)
-    }
-    assert not weak
