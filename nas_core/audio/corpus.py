@@ -110,7 +110,8 @@ def load_speech_commands(
     if not noise_files:
         raise FileNotFoundError(
             f"no {NOISE_FOLDER}/*.wav below {folder}: point to an unpacked Speech Commands folder "
-            "(the one that holds the folders yes, no, …)"
+            "(the one that holds the folders yes, no, …), or get one with\n"
+            "    nas-workbook data fetch speech_commands_v0.02"
         )
     rng = np.random.default_rng(seed)
     paths: list[Path] = []

@@ -216,7 +216,7 @@ def _read_svhn(root: Path):
     from torchvision.datasets import SVHN
 
     train, test = _torchvision(
-        "svhn", root, _PYTHON_FETCH.format("SVHN", "root, split=s", "train', 'test"),
+        "svhn", root, "nas-workbook data fetch svhn",
         lambda: SVHN(str(root), split="train"), lambda: SVHN(str(root), split="test"),
     )  # fmt: skip
     tensors = [torch.from_numpy(a) for p in (train, test) for a in (p.data, p.labels.astype(int))]
@@ -228,7 +228,7 @@ def _read_dtd(root: Path):
     from torchvision.datasets import DTD
 
     sets = _torchvision(
-        "dtd", root, _PYTHON_FETCH.format("DTD", "root, split=s", "train"),
+        "dtd", root, "nas-workbook data fetch dtd",
         *(lambda s=s: DTD(str(root), split=s) for s in SPLITS),
     )  # fmt: skip
     data = [_shrunk(part) for part in sets]
@@ -242,10 +242,6 @@ def _shrunk(images) -> tuple[Tensor, Tensor]:
     return x.contiguous(), torch.tensor([row[1] for row in rows])
 
 
-_PYTHON_FETCH = (
-    "python -c \"import os; from torchvision.datasets import {0}; root = os.environ['NAS_DATA']; "
-    "[{0}({1}, download=True) for s in ('{2}',)]\""
-)
 _READ = {
     "mnist": _read_plain("MNIST", "mnist"),
     "fashion_mnist": _read_plain("FashionMNIST", "fashion_mnist"),

@@ -2,9 +2,11 @@
 
 from nas_core.data import reference
 from nas_core.data.dataset import CorruptData, DataNotFound, Dataset, stratified_order
+from nas_core.data.files import FILES
 from nas_core.data.registry import available, data_root, fetch, load
 
 __all__ = [
+    "FILES",
     "CorruptData",
     "DataNotFound",
     "Dataset",

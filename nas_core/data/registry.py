@@ -6,13 +6,15 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from urllib.error import URLError
 
 import torch
 
 from nas_core.data.colour_shapes import colour_shapes
-from nas_core.data.dataset import Dataset
+from nas_core.data.dataset import DataNotFound, Dataset
 from nas_core.data.digits import digits
 from nas_core.data.faces import faces
+from nas_core.data.files import FILES, fetch_files
 from nas_core.data.part_labels import fetch_part_labels, part_labels
 from nas_core.data.vision import VISION, fetch_vision, load_vision
 
@@ -30,6 +32,7 @@ REAL: dict[str, Callable[[Path, int | None, int], Dataset]] = {
 FETCH: dict[str, Callable[[Path], None]] = {
     **{name: partial(fetch_vision, name) for name in VISION},
     "part_labels": fetch_part_labels,
+    **{name: partial(fetch_files, name) for name in FILES},
 }
 
 
@@ -73,7 +76,11 @@ def load(
     """
     if name in EMBEDDED:
         return EMBEDDED[name](size, train_limit, seed).to(device)
-    _known(name)
+    if name in FILES:
+        raise ValueError(
+            f"{name} is no set of single examples; chapters {FILES[name].chapters} read it"
+        )
+    _known(name, available())
     if size is not None:
         raise ValueError(f"size is {size}; {name} comes in one size only")
     return REAL[name](data_root(root), train_limit, seed).to(device)
@@ -84,14 +91,24 @@ def fetch(name: str, root: str | Path | None = None) -> Path:
 
     Returns:
         The root; for an embedded set nothing is done.
+
+    Raises:
+        ValueError: for an unknown name.
+        DataNotFound: where the download fails, or only people can do it.
     """
     folder = data_root(root)
     if name not in EMBEDDED:
-        _known(name)
-        FETCH[name](folder)
+        _known(name, (*available(), *FILES))
+        try:
+            FETCH[name](folder)
+        except URLError as error:
+            raise DataNotFound(
+                f"{name} could not be downloaded ({error.reason}); check the connection and try "
+                f"again, or put its files into {folder} by hand"
+            ) from error
     return folder
 
 
-def _known(name: str) -> None:
-    if name not in REAL:
-        raise ValueError(f"unknown data set {name!r}; choose from {', '.join(available())}")
+def _known(name: str, names: tuple[str, ...]) -> None:
+    if name not in names:
+        raise ValueError(f"unknown data set {name!r}; choose from {', '.join(names)}")

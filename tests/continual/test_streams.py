@@ -229,6 +229,6 @@ def test_kept_tasks_have_their_images():
 def test_missing_real_data_says_what_to_do(tmp_path):
     with pytest.raises(DataNotFound, match="nas-workbook data fetch mnist"):
         Real(str(tmp_path)).pool("digits", "train")
-    with pytest.raises(DataNotFound, match="SVHN"):
+    with pytest.raises(DataNotFound, match="nas-workbook data fetch svhn"):
         Real(str(tmp_path)).pool("wild_digits", "train")
     assert Real(str(tmp_path), embedded_for=("wild_digits",)).name("svhn") == "embedded wild_digits"

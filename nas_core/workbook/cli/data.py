@@ -19,10 +19,15 @@ def main(args: argparse.Namespace) -> int:
     if args.action == "fetch":
         print(f"{args.name} is in {data.fetch(args.name, root=args.root)}")
         return 0
-    print(f"data root: {data.data_root(args.root)}")
-    width = max(len(name) for name in data.available())
-    for name in data.available():
-        print(f"{name:{width}}  {_state(name, args.root)}")
+    root = data.data_root(args.root)
+    print(f"data root: {root}")
+    states = {name: _state(name, args.root) for name in data.available()}
+    for name, files in data.FILES.items():
+        here = "not here: nas-workbook data fetch " + name if files.missing(root) else "here"
+        states[name] = f"{here} (for chapters {files.chapters})"
+    width = max(map(len, states))
+    for name, state in states.items():
+        print(f"{name:{width}}  {state}")
     return 0
 
 
