@@ -1,6 +1,7 @@
 """Chapter 07 on real recordings: a sweep over models and seeds, recorded with its provenance.
 
     python benchmarks/sanas_study.py FOLDER [--seeds 0 1 2] [--lams 0.7 1.5 0.3 0] [--store FILE]
+    python benchmarks/sanas_study.py FOLDER --name hour --stream 3600 --lams 0.5 --blind …
 
 FOLDER is an unpacked Speech Commands folder, complete or in part; keywords are the words with at
 least --enough clips, at most ten, and all other words become `unknown`. Every finished model is in
@@ -22,8 +23,7 @@ from nas_core.training import describe_device, one_thread, pick_device
 from nas_core.workbook import record_result
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-STATIC = [("cheapest", None), ("shortcuts", 2), ("shortcuts", 4), ("shortcuts", None)]
-STATIC += [("base", None), ("ds_cnn", None), ("bc_resnet", None)]
+STATIC = ("cheapest", "shortcuts", "base", "ds_cnn", "bc_resnet")
 
 
 @cache
@@ -70,17 +70,24 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=14)
     parser.add_argument("--warmup", type=int, default=6)
     parser.add_argument("--lams", type=float, nargs="*", default=[0.7, 1.5, 0.3, 0.0])
-    parser.add_argument("--blind", type=float, default=0.7, help="λ of the blind controller")
-    parser.add_argument("--static", nargs="*", default=sorted({k for k, _ in STATIC}))
+    parser.add_argument(
+        "--blind", type=float, nargs="*", default=[0.7], help="λ, blind controllers"
+    )
+    parser.add_argument("--static", nargs="*", default=STATIC, choices=STATIC)
+    parser.add_argument("--widths", type=int, nargs="*", default=[2, 4], help="of narrow shortcuts")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--stream", type=float, default=600.0, help="seconds")
     parser.add_argument("--enough", type=int, default=400, help="clips of a keyword")
+    parser.add_argument("--name", default="speech_commands", help="of the record")
     parser.add_argument("--store", type=Path, default=None, help="SQLite file")
     args = parser.parse_args()
-    models = [("sanas", lam, None) for lam in args.lams] + [("blind", args.blind, None)]
-    models += [(kind, 0.0, width) for kind, width in STATIC if kind in args.static]
+    models = [("sanas", lam, None) for lam in args.lams]
+    models += [("blind", lam, None) for lam in args.blind]
+    for kind in args.static:
+        narrow = args.widths if kind == "shortcuts" else []
+        models += [(kind, 0.0, width) for width in (*narrow, None)]
     settings = {
-        "folder": str(args.folder), "enough": args.enough, "sequences": args.sequences,
+        "folder": str(args.folder.resolve()), "enough": args.enough, "sequences": args.sequences,
         "epochs": args.epochs, "warmup_epochs": args.warmup, "stream": args.stream,
     }  # fmt: skip
     configs = [
@@ -105,9 +112,9 @@ def main() -> None:
         "config": settings | {"folder": args.folder.name},
         "device": describe_device(pick_device("cpu")),
     }
-    record_result("07_sanas", "speech_commands", rows, **where)
-    record_result("07_sanas", "speech_commands_training", curves, **where)
-    record_result("07_sanas", "speech_commands_shares", shares, **where)
+    for part, table in (("", rows), ("_training", curves), ("_shares", shares)):
+        if table:
+            record_result("07_sanas", args.name + part, table, **where)
 
 
 if __name__ == "__main__":

@@ -1,84 +1,139 @@
-"""Streaming inference at full size: what cheap architectures save in time. Run by hand.
+"""Time of streaming inference: what cheap architectures save, features and controller included.
 
-    python benchmarks/streaming.py [--seconds 20]
+    python benchmarks/streaming.py [--seconds 20] [--rounds 5]
 
-Prints ratios of one run: the cheapest and intermediate architectures against the full network,
-and a stream in which a share of the steps is expensive, as SANAS would have it.
+At full size: fixed architectures against everything. Then the architectures that a SANAS trained
+on recordings took in an hour (`data/results/07_sanas/hour.json`), in its shares, against the
+narrowest static network that recognised at least as many words of that hour; both at the size they
+were trained at, and with eight times their channels, the size of the thesis. Time does not depend
+on the weights, so nothing is trained here. All are measured in turn, the fastest round counts.
 """
 
 from __future__ import annotations
 
 import argparse
 
+import pandas as pd
 import torch
+from common import write_results
 
 from nas_core.adaptive import AdaptiveNetwork, Controller, FixedController, StreamingEngine
 from nas_core.audio import MFCC
 from nas_core.spaces.keyword_cnn import keyword_cnn
 from nas_core.training import one_thread
+from nas_core.workbook.results import read_results
 
 CLASSES = tuple(f"class {c}" for c in range(12))
-ARCHITECTURES = {
-    "full": {
-        "conv1", "conv2", "lin1", "lin2", "shortcut input", "shortcut conv1", "shortcut conv2"
-    },
+PARTS = {
     "base": {"conv1", "conv2", "lin1", "lin2"},
     "conv1 and its shortcut": {"conv1", "shortcut conv1"},
-    "cheapest": {"shortcut input"},
-}  # fmt: skip
+    "the cheapest architecture": {"shortcut input"},
+}
+TRAINED = {"features": 8, "conv1": (6, 6), "conv2": (5, 3), "input_shape": (1, 26, 20)}
+TRAINED_MFCC = MFCC(n_fft=960, hop=640, n_mfcc=20)
 
 
-class Alternating(Controller):
-    """A real controller whose choice is overruled: everything at every n-th step, else cheapest.
+class Scheduled(Controller):
+    """Computes what a controller computes, then takes architectures drawn from given shares."""
 
-    It computes what a trained controller computes, so its time is on the bill.
-    """
+    def __init__(self, features: int, masks: torch.Tensor, shares: torch.Tensor, hidden: int):
+        super().__init__(features, masks.shape[1], hidden=hidden)
+        g = torch.Generator().manual_seed(0)
+        self.masks = masks[torch.multinomial(shares, 1000, replacement=True, generator=g)]
+        self.count = 0
 
-    def __init__(self, features: int, masks: torch.Tensor, every: int):
-        super().__init__(features, masks.shape[1])
-        self.masks, self.every, self.count = masks, every, 0
-
-    def logits(self, state):
+    def logits(self, state: torch.Tensor) -> torch.Tensor:
         super().logits(state)
         self.count += 1
-        mask = self.masks[0 if self.count % self.every == 0 else 1]
-        return (mask * 60.0 - 30.0).expand(len(state), -1)
+        return (self.masks[self.count % 1000] * 60.0 - 30.0).expand(len(state), -1)
 
 
-def measure(model: AdaptiveNetwork, audio: torch.Tensor) -> tuple[float, float, float]:
-    """Median ms per decision, real-time factor, mean macs."""
-    engine = StreamingEngine(model, MFCC(), CLASSES)
-    engine.run(audio[: 16_000 * 3])
-    trace = engine.run(audio)
-    return sorted(trace.ms)[len(trace.ms) // 2], trace.real_time_factor, float(trace.macs.mean())
+def engine(trunk, controller, mfcc: MFCC) -> StreamingEngine:
+    return StreamingEngine(AdaptiveNetwork(trunk, 12, controller), mfcc, CLASSES)
+
+
+def fixed(kept: set[str] | None = None) -> StreamingEngine:
+    """The full-size network with these modules, everything when None."""
+    trunk = keyword_cnn(head=False)
+    mask = torch.tensor([kept is None or e.name in kept for e in trunk.graph.edges])
+    return engine(trunk, FixedController(mask), MFCC())
+
+
+def scheduled(taken: dict[str, float], full: bool) -> StreamingEngine:
+    """Architectures in these shares of the steps."""
+    trunk = keyword_cnn(head=False) if full else keyword_cnn(head=False, width=8, **TRAINED)
+    kept = [set(name.split(" + ")) for name in taken]
+    masks = torch.tensor([[e.name in k for e in trunk.graph.edges] for k in kept])
+    size = (128, 100) if full else (8, 32)
+    controller = Scheduled(size[0], masks, torch.tensor(list(taken.values())), size[1])
+    return engine(trunk, controller, MFCC() if full else TRAINED_MFCC)
+
+
+def static(width: int, full: bool) -> StreamingEngine:
+    """Everything on, with `width` of eight channels (times eight at full size)."""
+    shape = {"width": 8 * width} if full else {"width": width, **TRAINED}
+    trunk = keyword_cnn(head=False, bottleneck=32 if full else 16, **shape)
+    every = torch.ones(trunk.num_edges, dtype=torch.bool)
+    return engine(trunk, FixedController(every), MFCC() if full else TRAINED_MFCC)
+
+
+def equally_good() -> tuple[dict[str, float], float, int, float]:
+    """SANAS' shares and % of words correct; width and % of the narrowest static net as good."""
+    record = next(r for r in read_results("07_sanas") if r["name"] == "hour")
+    rows = pd.DataFrame(record["rows"])
+    rows["width"] = rows.width.fillna(8).astype(int)
+    sanas = rows[rows.kind == "sanas"]
+    taken = pd.DataFrame(list(sanas.architectures)).fillna(0).mean()
+    correct = rows[rows.kind == "shortcuts"].groupby("width").correct.mean()
+    as_good = correct[correct >= sanas.correct.mean()]
+    width = int(as_good.index[0]) if len(as_good) else 8
+    return taken.to_dict(), float(sanas.correct.mean()), width, float(correct[width])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=int, default=20)
-    seconds = parser.parse_args().seconds
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
     one_thread()
     torch.manual_seed(0)
-    audio = 0.1 * torch.randn(16_000 * seconds)
-    trunk = keyword_cnn(head=False)
-    names = [edge.name for edge in trunk.graph.edges]
-    masks = {name: torch.tensor([n in kept for n in names]) for name, kept in ARCHITECTURES.items()}
-    rows = {
-        name: measure(AdaptiveNetwork(trunk, 12, FixedController(mask)), audio)
-        for name, mask in masks.items()
-    }
-    both = torch.stack([masks["full"], masks["cheapest"]])
-    for every in (2, 4, 10):
-        model = AdaptiveNetwork(trunk, 12, Alternating(128, both, every))
-        rows[f"adaptive, everything at 1 of {every} steps"] = measure(model, audio)
-    full = rows["full"]
-    heads = (("architecture", 40), ("M macs", 8), ("share", 7), ("real-time factor", 17))
-    print(" ".join(f"{h:>{w}}" for h, w in heads), "  time / full")
-    for name, (_, factor, macs) in rows.items():
-        print(
-            f"{name:40} {macs / 1e6:8.2f} {macs / full[2]:7.1%} {factor:17.4f} "
-            f"{factor / full[1]:12.3f}"
+    audio = 0.1 * torch.randn(16_000 * args.seconds)
+    taken, heard, width, static_heard = equally_good()
+    engines = {"everything": fixed(), **{name: fixed(kept) for name, kept in PARTS.items()}}
+    for full in (True, False):
+        engines["SANAS", full], engines["static", full] = (
+            scheduled(taken, full),
+            static(width, full),
         )
+    ms = dict.fromkeys(engines, float("inf"))
+    macs = {}
+    for _ in range(args.rounds):
+        for name, e in engines.items():
+            trace = e.run(audio)
+            ms[name] = min(ms[name], e.ms_per_decision)
+            macs[name] = float(trace.macs.mean())
+
+    def compared(what: str, one, other) -> dict:
+        share = macs[one] / macs[other]
+        return {
+            "what": what, "value": round(ms[one] / ms[other], 3), "unit": "ratio",
+            "versus": f"{ms[one]:.2f} ms / {ms[other]:.2f} ms, {100 * share:.3g} % of the macs",
+        }  # fmt: skip
+
+    rows = [
+        {
+            "what": "keyword network of full size, everything on: real-time factor",
+            "value": round(ms["everything"] / 200, 4), "unit": "ratio",
+            "versus": f"{ms['everything']:.2f} ms per decision, five a second",
+        }
+    ]  # fmt: skip
+    for name in PARTS:
+        rows.append(compared(f"keyword stream, full size: {name} / everything", name, "everything"))
+    accuracy = f"{heard:.1f} % / {static_heard:.1f} % of words correct"
+    for full, size in ((True, "full size"), (False, "the size it was trained at")):
+        what = f"keyword stream, {size}: SANAS / static of the same accuracy ({accuracy})"
+        rows.append(compared(what, ("SANAS", full), ("static", full)))
+    write_results("streaming", rows)
 
 
 if __name__ == "__main__":

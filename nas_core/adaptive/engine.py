@@ -113,15 +113,7 @@ class StreamTrace:
         self.found = [Spoken(d.word, d.ms) for d in decisions if d.word is not None]
         self.real_time_factor = real_time_factor
 
-    def frame(self, classes: Sequence[str]) -> pd.DataFrame:
-        """One row per decision."""
-        columns = {name: self.posteriors[:, c] for c, name in enumerate(classes)}
-        words = dict((spoken.ms, spoken.word) for spoken in self.found)
-        return pd.DataFrame(
-            {
-                "ms": self.times_ms,
-                **columns,
-                "macs": self.macs,
-                "word": [words.get(ms) for ms in self.times_ms],
-            }
-        )
+    def architectures(self, names: Sequence[str]) -> dict[str, float]:
+        """Share of the steps that took each architecture, named by its edges: "conv1 + lin1"."""
+        kept = [" + ".join(np.array(names)[mask]) for mask in self.masks.numpy()]
+        return pd.Series(kept).value_counts(normalize=True).to_dict()

@@ -26,6 +26,7 @@ from nas_core.audio import (
     score,
     synthetic_corpus,
 )
+from nas_core.data import data_root
 from nas_core.spaces.keyword_cnn import keyword_cnn
 from nas_core.supernet import count_params
 from nas_core.training import derived_seeds
@@ -84,16 +85,17 @@ def keyword_problem(
     mixing: Mixing | None = None,
     seed: int = 0,
 ) -> KeywordProblem:
-    """Streams from a Speech Commands folder, or from synthesised words when `folder` is None.
+    """Streams from recordings, or from synthesised words when no `folder` is given.
 
     Args:
+        folder: with the layout of Speech Commands, below the data root (`NAS_DATA`) or absolute.
         speakers: of the synthesised words.
         sequences: for training, validation and testing; about (24000, 3000, 3000) in the thesis.
     """
-    if folder is None:
-        corpus = synthetic_corpus(speakers, keywords=tuple(keywords), seed=seed)
+    if folder:
+        corpus = load_speech_commands(data_root() / folder, tuple(keywords), seed=seed)
     else:
-        corpus = load_speech_commands(folder, tuple(keywords), seed=seed)
+        corpus = synthetic_corpus(speakers, keywords=tuple(keywords), seed=seed)
     mfcc = mfcc or MFCC()
     streams = [
         make_streams(corpus, split, count, mfcc=mfcc, mixing=mixing, seed=seed)
@@ -157,6 +159,7 @@ def compare(
     *,
     stream_seconds: float = 0.0,
     checkpoints: Path | None = None,
+    device: torch.device | str = "cpu",
     progress: bool = True,
     **shape,
 ) -> tuple[pd.DataFrame, dict[str, AdaptiveNetwork], dict[str, SanasRun]]:
@@ -164,26 +167,30 @@ def compare(
 
     Args:
         stream_seconds: length of the evaluation stream; none when 0.
+        device: of the training; streams are heard on the CPU, packet by packet.
         shape: further arguments of `build`.
 
     Returns:
         a row per model, the models and the runs by name, e.g. "sanas λ=0.1".
     """
     rows, networks, runs = [], {}, {}
+    sets = (problem.training, problem.validation, problem.testing)
+    training, validation, testing = (streams.to(device) for streams in sets)
     stream = evaluation_stream(problem.corpus, stream_seconds) if stream_seconds else None
     for model in models:
-        network = build(model, problem, seed=config.seed, **shape)
+        network = build(model, problem, seed=config.seed, **shape).to(device)
         run = train(
             network,
-            problem.training,
-            problem.validation,
+            training,
+            validation,
             replace(config, lam=model.lam),
             checkpoint=checkpoints / f"{model.name}.pt" if checkpoints else None,
             progress=model.name if progress else False,
         )
         row = {"model": model.name, **asdict(model), "seed": config.seed}
         row["validation_accuracy"] = run.history["accuracy"].iloc[-1]
-        row |= summarise(evaluate(network, problem.testing))
+        row |= summarise(evaluate(network, testing))
+        network.cpu()
         row |= {"full_macs": network.full_macs, "controller_macs": network.controller.macs}
         row["params"] = count_params(network)
         if stream is not None:
@@ -193,6 +200,7 @@ def compare(
                 "false_alarms_per_hour": s.false_alarms_per_hour,
                 "false_reject_rate": s.false_reject_rate,
                 "stream_macs": float(trace.macs.mean()),
+                "architectures": trace.architectures([e.name for e in network.trunk.graph.edges]),
             }
         rows.append(row)
         networks[model.name], runs[model.name] = network, run

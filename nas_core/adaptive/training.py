@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,7 +54,6 @@ class SanasRun:
     full_macs: int
     versions: dict[str, str]
     interrupted: bool = False
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def train(

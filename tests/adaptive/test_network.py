@@ -247,6 +247,11 @@ def test_engine_equals_unrolling_for_any_packets():
         assert (trace.macs == model.macs(unrolled.mask[0]).numpy()).all()
         assert trace.times_ms.tolist() == [200.0 * t for t in range(11)]
         assert trace.real_time_factor > 0 and (trace.ms > 0).all()
+        counted = trace.architectures([e.name for e in model.trunk.graph.edges])
+        assert sum(counted.values()) == pytest.approx(1)
+        for kept, share in counted.items():
+            mask = torch.tensor([e.name in kept.split(" + ") for e in model.trunk.graph.edges])
+            assert share * 11 == pytest.approx(int((trace.masks == mask).all(1).sum()))
     assert engine.ms_per_decision > 0
 
 
