@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,3 @@ class Run:
         record["history"] = pd.DataFrame(record["history"])
         record["architecture"] = Architecture(graph, tuple(record["architecture"]))
         return cls(**record)
-
-
-def config_record(config: Any) -> dict[str, Any]:
-    """A configuration dataclass as plain values."""
-    return asdict(config)
