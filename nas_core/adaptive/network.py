@@ -134,7 +134,7 @@ class AdaptiveNetwork(nn.Module):
         state = self.controller.start(batch)
         rows = torch.arange(batch, device=x.device)
         columns: list[tuple[Tensor, Step]] = []
-        for t in range(steps):
+        for t in range(min(steps, int(length.max()))):
             going = length[rows] > t
             if not going.all():
                 rows, state = rows[going], state[going]
@@ -166,4 +166,4 @@ def _stack(columns: list[tuple[Tensor, Step]], field: int, total: Tensor) -> Ten
     for t, (rows, step) in enumerate(columns):
         value = step[field]
         filled.append(value if len(rows) == len(total) else total[:, t].index_copy(0, rows, value))
-    return torch.stack(filled, 1)
+    return torch.stack([*filled, *total.unbind(1)[len(filled) :]], 1)

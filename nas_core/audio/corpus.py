@@ -104,6 +104,7 @@ def load_speech_commands(
 
     Raises:
         FileNotFoundError: when the folder or its background noises are missing.
+        ValueError: when no clip or no noise can be read, or a keyword has no clip.
     """
     folder = Path(folder)
     noise_files = sorted((folder / NOISE_FOLDER).glob("*.wav"))
@@ -123,6 +124,8 @@ def load_speech_commands(
     listed = _listed_splits(folder)
     audio, kept, skipped = read_all(paths, RATE)
     noises, _, skipped_noises = read_all(noise_files, RATE)
+    if not audio or not noises:
+        raise ValueError(f"no readable {'noise' if audio else 'clip'} below {folder}")
     names = [f"{p.parent.name}/{p.name}" for p in kept]
     return Corpus(
         clips=as_int16([to_length(a, RATE) for a in audio]),

@@ -53,7 +53,7 @@ def read_all(
         try:
             audio.append(read_audio(path, rate))
             kept.append(path)
-        except AudioFileError as error:
+        except (AudioFileError, FileNotFoundError) as error:  # a link may lead nowhere
             skipped.append(str(error))
     if skipped:
         shown = "; ".join(skipped[:5]) + ("; …" if len(skipped) > 5 else "")

@@ -138,6 +138,8 @@ def make_streams(
     The thesis uses about 24,000 for training and 3,000 each for validation and testing.
     """
     corpus.indices(split)  # refuses an unknown split
+    if count < 1:
+        raise ValueError(f"count is {count}; a set of streams needs at least one")
     mfcc, mixing = mfcc or MFCC(), mixing or Mixing()
     rng = np.random.default_rng([seed, SPLITS.index(split)])
     parts, labels, shares, words = [], [], [], []

@@ -103,6 +103,9 @@ def test_padding_is_never_computed_and_changes_nothing():
     a, b = (model.unroll(v, length, generator=torch.Generator().manual_seed(1)) for v in (x, noisy))
     for first, second in zip(a, b, strict=True):
         assert torch.equal(first, second)
+    alone = [model.unroll(x[1:2, :n], length[1:2]) for n in (1, 4)]  # a batch of one, one step
+    assert torch.equal(alone[0].logits[:, 0], alone[1].logits[:, 0])
+    assert alone[1].logits.shape == (1, 4, 4) and not alone[1].logits[:, 1:].any()
     padding = torch.arange(4) >= length.unsqueeze(1)
     assert not a.mask[padding].any() and not a.log_prob[padding].any()
     loss, _ = objective(

@@ -53,9 +53,13 @@ def test_broken_and_empty_files_are_named_and_counted(tmp_path):
         read_audio(empty)
     with pytest.raises(FileNotFoundError, match="nowhere.wav"):
         read_audio(tmp_path / "nowhere.wav")
-    with pytest.warns(UserWarning, match="skipped 2 of 3 recordings"):
-        audio, kept, skipped = read_all([good, broken, empty])
-    assert len(audio) == 1 and kept == [good] and len(skipped) == 2
+    (tmp_path / "link.wav").symlink_to(tmp_path / "nowhere.wav")
+    (tmp_path / "folder.wav").mkdir()
+    with pytest.warns(UserWarning, match="skipped 4 of 5 recordings"):
+        audio, kept, skipped = read_all(sorted(tmp_path.iterdir()))
+    assert len(audio) == 1 and kept == [good]
+    named = ("broken.wav", "empty.wav", "folder.wav", "link.wav")
+    assert all(name in message for name, message in zip(named, skipped, strict=True))
 
 
 # Speakers of Speech Commands and the split that its published lists put them in.
@@ -113,8 +117,17 @@ def test_layout_with_and_without_lists(tmp_path):
 def test_layout_errors_say_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match="_background_noise_"):
         load_speech_commands(tmp_path)
+    root = write_layout(tmp_path / "a", True)
     with pytest.raises(ValueError, match="marvin"):
-        load_speech_commands(write_layout(tmp_path / "a", True), ("yes", "marvin"))
+        load_speech_commands(root, ("yes", "marvin"))
+    for damaged, kind in (("_background_noise_", "noise"), ("*", "clip")):
+        for path in root.glob(f"{damaged}/*.wav"):
+            path.write_bytes(b"")
+        with (
+            pytest.warns(UserWarning, match="skipped"),
+            pytest.raises(ValueError, match=f"no readable {kind} below"),
+        ):
+            load_speech_commands(root, ("yes", "no"))
 
 
 @pytest.fixture(scope="module")

@@ -73,6 +73,8 @@ def test_noise_stays_below_the_ratio(corpus):
     word = clean.audio[clean.begin : clean.end]
     ratio = noise.square().mean().sqrt() / word.square().mean().sqrt()
     assert 0 < ratio <= 0.31
+    with pytest.raises(ValueError, match="count is 0"):
+        make_streams(corpus, "validation", 0)
     with pytest.raises(ValueError, match="5 dB"):
         Mixing(noise_ratio=0.6)
     with pytest.raises(ValueError, match="shares"):
