@@ -63,6 +63,8 @@ def draw_family(
         raise ValueError(f"family {family!r} is unknown; choose one of {', '.join(CLASSES)}")
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
+    if per_class < 1:
+        raise ValueError(f"per_class is {per_class}; it must be at least 1")
     if not 8 <= size <= 64:
         raise ValueError(f"size is {size}; images have 8 to 64 pixels a side")
     digest = hashlib.sha256(f"{family}/{split}/{seed}".encode()).digest()

@@ -42,6 +42,8 @@ class FitConfig:
         for name in ("batch_size", "max_steps", "patience", "eval_every", "processes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.val_copies < 0:
+            raise ValueError(f"val_copies is {self.val_copies}; it must be at least 0")
 
     def grid(self) -> list[tuple[float, float]]:
         """All (learning rate, weight decay) pairs."""

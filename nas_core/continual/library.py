@@ -72,7 +72,7 @@ class Library(nn.Module):
     def path(self, task: int) -> list[Any]:
         """The modules of a task, input first."""
         if not 0 <= task < len(self.paths):
-            raise ValueError(f"task {task} was not learnt; known are 0…{len(self.paths) - 1}")
+            raise ValueError(f"task {task} was not learnt; so far there are {len(self.paths)}")
         return [self.module(layer, owner) for layer, owner in enumerate(self.paths[task])]
 
     def forward(self, x: Tensor, task: int) -> Tensor:

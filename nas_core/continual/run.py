@@ -73,11 +73,17 @@ def run_stream(
     """
     count = len(stream)
     run = StreamRun(learner, stream, np.full((count, count), np.nan), alone=alone, beta=beta)
+    # What makes two runs the same one; how many processes share the work does not.
+    settings = {k: v for k, v in vars(learner.config).items() if k != "processes"}
+    identity = f"{stream.fingerprint}, seed {learner.seed}, {settings}, beta {beta}"
+    if learner.seen:
+        raise ValueError(
+            f"{learner.name} has already learnt {learner.seen} tasks; a run starts with a new "
+            "learner, and goes on from its checkpoint"
+        )
     if checkpoint is not None and Path(checkpoint).exists():
-        _resume(run, load_checkpoint(checkpoint))
+        _resume(run, load_checkpoint(checkpoint), identity)
     start = learner.seen
-    if start > count:
-        raise ValueError(f"the learner has seen {start} tasks, the stream has {count}")
     bar = progress_bar(count, learner.name if progress is True else progress, initial=start)
     for t in range(start, count):
         task = stream[t]
@@ -103,7 +109,7 @@ def run_stream(
             }
         )
         if checkpoint is not None:
-            state = {"fingerprint": stream.fingerprint, "learner": learner.state_dict(),
+            state = {"run": identity, "learner": learner.state_dict(),
                      "rows": run.rows, "curves": run.curves,
                      "accuracy": torch.from_numpy(run.accuracy)}  # fmt: skip
             save_atomic(state, checkpoint)
@@ -115,11 +121,11 @@ def run_stream(
     return run
 
 
-def _resume(run: StreamRun, state: dict[str, Any]) -> None:
-    if state["fingerprint"] != run.stream.fingerprint:
+def _resume(run: StreamRun, state: dict[str, Any], identity: str) -> None:
+    if state.get("run") != identity:
         raise ValueError(
-            f"the checkpoint belongs to another stream than {run.stream.name} "
-            f"({state['fingerprint']} is not {run.stream.fingerprint}); delete it to start afresh"
+            f"the checkpoint belongs to another stream, seed or training than this run of "
+            f"{run.stream.name} ({state.get('run')} is not {identity}); delete it to start afresh"
         )
     run.learner.load_state_dict(state["learner"])
     run.rows, run.curves = list(state["rows"]), list(state["curves"])

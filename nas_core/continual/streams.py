@@ -69,7 +69,7 @@ def ctrl_stream(
         specs = long_specs(catalogue, seed=seed, sizes=sizes, tasks=tasks, test_per_class=cap)
         return Stream("S^long", specs, catalogue, **options)
     default = THESIS_SIZES if isinstance(catalogue, Real) else EMBEDDED_SIZES
-    chosen_sizes = {**default, **(sizes or {})}
+    chosen_sizes = _sizes(default, sizes)
     rng = np.random.default_rng([seed, CTRL.index(name)])
     classes: dict[str, tuple[str, ...]] = {}
     for role, _ in _STRUCTURE[name]:  # ten classes each; DTD has more, so ten are drawn
@@ -96,6 +96,12 @@ def ctrl_stream(
     return Stream(SYMBOLS[name], specs, catalogue, **options)
 
 
+def _sizes(default: Sizes, given: Sizes | None) -> Sizes:
+    if unknown := set(given or {}) - set(default):
+        raise ValueError(f"sizes {sorted(unknown)} are unknown; there are {', '.join(default)}")
+    return {**default, **(given or {})}
+
+
 def check_relations(name: str, specs: Sequence[TaskSpec]) -> None:
     """Refuse a stream whose first and last tasks are not related as its name says.
 
@@ -103,7 +109,7 @@ def check_relations(name: str, specs: Sequence[TaskSpec]) -> None:
         ValueError: for example when a label permutation leaves a class where it was.
     """
     first, last = specs[0], specs[-1]
-    distinct = [s.role for s in (specs if name == "pl" else specs[:-1])]
+    distinct = [s.role.removeprefix("rainbow_") for s in (specs if name == "pl" else specs[:-1])]
     if len(set(distinct)) < len(distinct):
         raise ValueError(f"{SYMBOLS[name]}: unrelated tasks share a data set: {distinct}")
     if name == "pl":
@@ -125,6 +131,8 @@ def check_relations(name: str, specs: Sequence[TaskSpec]) -> None:
 
 def derange(classes: tuple[str, ...], rng: np.random.Generator) -> tuple[str, ...]:
     """The classes in an order that leaves none at its old place."""
+    if len(set(classes)) < 2 or len(set(classes)) < len(classes):
+        raise ValueError(f"only two or more different classes can all move; got {list(classes)}")
     while True:
         order = rng.permutation(len(classes))
         if not (order == np.arange(len(classes))).any():
@@ -156,7 +164,7 @@ def long_specs(
     """
     if tasks < 1:
         raise ValueError(f"tasks is {tasks}; a stream has at least one")
-    chosen = {"large": (5000, 2500), "small": (25, 15), **(sizes or {})}
+    chosen = _sizes({"large": (5000, 2500), "small": (25, 15)}, sizes)
     rng = np.random.default_rng([seed, CTRL.index("long")])
     specs = []
     for t in range(tasks):
@@ -227,7 +235,7 @@ def split_classes(
 ) -> Stream:  # fmt: skip
     """Split CIFAR-100: all classes in random order, `way` new ones per task."""
     known = catalogue.classes(role)
-    if len(known) % way:
+    if way < 2 or len(known) % way:
         raise ValueError(f"{len(known)} classes cannot be split into tasks of {way}")
     order = np.random.default_rng([seed, 99]).permutation(len(known))
     groups = [tuple(known[i] for i in part) for part in order.reshape(-1, way)]

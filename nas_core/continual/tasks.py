@@ -41,6 +41,8 @@ class TaskSpec:
                 f"{self.train} / {self.val} examples for {len(self.classes)} classes: "
                 "training and validation need at least one of each class"
             )
+        if self.test_per_class is not None and self.test_per_class < 1:
+            raise ValueError(f"test_per_class is {self.test_per_class}; it must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,7 @@ class Stream:
 
     def __getitem__(self, index: int) -> Task:
         """Task number `index`, counted from 0; always the same images."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"{self.name} has tasks 0…{len(self) - 1}, not {index}")
-        spec = self.specs[index]
+        spec = self.specs[self._known(index)]
         test_size = None if spec.test_per_class is None else spec.test_per_class * len(spec.classes)
         sizes = {"train": spec.train, "val": spec.val, "test": test_size}
         number = self.numbers[index]
@@ -124,11 +124,17 @@ class Stream:
         name = f"t{number + 1} {self.catalogue.name(spec.role)}"
         return Task(index, name, spec, data["train"], data["val"], data["test"])
 
+    def _known(self, index: int) -> int:
+        if index not in range(len(self)):
+            raise IndexError(f"{self.name} has tasks 0…{len(self) - 1}, not {index}")
+        return index
+
     def keep(self, *indices: int, name: str | None = None) -> Stream:
         """The stream of these tasks alone, with the same images."""
+        specs = [self.specs[self._known(i)] for i in indices]
         return Stream(
-            name or self.name, [self.specs[i] for i in indices], self.catalogue, seed=self.seed,
-            augment=self.augment, device=self.device, numbers=[self.numbers[i] for i in indices],
+            name or self.name, specs, self.catalogue, seed=self.seed, augment=self.augment,
+            device=self.device, numbers=[self.numbers[i] for i in indices],
         )  # fmt: skip
 
     def only(self, index: int) -> Stream:
@@ -152,6 +158,10 @@ class Stream:
         for label, name in enumerate(spec.classes):
             own = (y == names.index(name)).nonzero().flatten()
             own = own[torch.randperm(len(own), generator=g)]
+            if not len(own):
+                raise ValueError(
+                    f"{self.catalogue.name(spec.role)} has no {split} images of {name!r}"
+                )
             if split == "test":  # as many as there are, up to the cap
                 wanted = len(own) if total is None else min(len(own), total // way)
             elif everything:  # the whole pool, which need not be balanced

@@ -1,4 +1,6 @@
 import copy
+import multiprocessing
+import os
 
 import numpy as np
 import pytest
@@ -7,7 +9,10 @@ from torch import nn
 
 from nas_core.continual import (
     LEARNERS,
+    Embedded,
     FitConfig,
+    Stream,
+    TaskSpec,
     accuracy,
     accuracy_alone,
     make_learner,
@@ -18,6 +23,7 @@ from nas_core.continual import (
 from nas_core.continual.fit import fit, sweep
 from nas_core.continual.learners import Reservoir, Ring, fisher_diagonal, quadratic_penalty
 from nas_core.continual.learners.growing import GrowingMLP
+from nas_core.training import load_checkpoint, one_thread
 
 SMALL = mlp((3, 8, 8), 12)
 
@@ -161,8 +167,69 @@ def test_a_stream_resumes_between_tasks(digits, quick, tmp_path):
     assert resumed.rows == whole.rows and resumed.curves == whole.curves
     assert np.array_equal(resumed.accuracy[-1], whole.accuracy[-1])
     other = type(digits)("other", digits.specs, digits.catalogue, augment=False)
-    with pytest.raises(ValueError, match="another stream"):
-        run_stream(make("MNTDP-D", quick), other, checkpoint=file)
+    longer = FitConfig(**{**vars(quick), "max_steps": 13})
+    for learner, stream in (
+        (make("MNTDP-D", quick), other),
+        (make("MNTDP-D", quick, seed=1), digits),
+        (make("MNTDP-D", longer), digits),
+    ):
+        with pytest.raises(ValueError, match="another stream, seed or training"):
+            run_stream(learner, stream, beta=1, checkpoint=file)
+    for name in ("MNTDP-D (k=all)", "MNTDP-S", "PNN", "HAT", "DEN"):
+        with pytest.raises(ValueError, match="this is the state of MNTDP-D on mlp12, not of"):
+            run_stream(make(name, quick), digits, beta=1, checkpoint=file)
+    with pytest.raises(ValueError, match="already learnt 3 tasks"):
+        run_stream(resumed.learner, digits, beta=1, checkpoint=file)
+
+
+def _live(file, name: str, stop_before: int | None = None) -> None:
+    """A life in a process of its own, which ends at once before a certain task."""
+    one_thread()
+    specs = [TaskSpec("digits", pair, 40, 20) for pair in (("0", "1"), ("2", "3"), ("1", "0"))]
+    stream = Stream("pairs", specs, Embedded(8, (40, 20, 20)), augment=False)
+    config = FitConfig(lr=(0.01,), weight_decay=(0.0,), batch_size=20, max_steps=30, eval_every=6)
+    learner = make(name, config)
+    original = learner.learn
+
+    def learn(task, **options):
+        if task.id == stop_before:
+            os._exit(7)
+        return original(task, **options)
+
+    if stop_before is not None:
+        learner.learn = learn
+    run_stream(learner, stream, beta=1, checkpoint=file)
+
+
+@pytest.mark.parametrize("name", ["MNTDP-D"])
+def test_a_library_goes_on_in_another_process_as_if_nothing_had_happened(name, tmp_path):
+    processes = multiprocessing.get_context("spawn")
+    for stop, code in ((2, 7), (None, 0)):
+        process = processes.Process(target=_live, args=(tmp_path / "half.pt", name, stop))
+        process.start()
+        process.join(120)
+        assert process.exitcode == code
+        if stop:
+            assert load_checkpoint(tmp_path / "half.pt")["learner"]["seen"] == stop
+    _live(tmp_path / "whole.pt", name)
+    half, whole = (load_checkpoint(tmp_path / f"{n}.pt") for n in ("half", "whole"))
+    assert half["rows"] == whole["rows"] and half["curves"] == whole["curves"]
+    assert half["learner"]["structure"] == whole["learner"]["structure"]
+    for key, weight in whole["learner"]["weights"].items():
+        assert torch.equal(half["learner"]["weights"][key], weight), key
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_stream_of_one_task_and_tasks_that_were_never_learnt(name, digits, quick):
+    learner = make(name, quick)
+    x = torch.zeros(2, 3, 8, 8)
+    with pytest.raises(ValueError, match="not learnt"):
+        learner.predict(x, 0)
+    run = run_stream(learner, digits.only(2), beta=1)
+    assert run.summary()["F"] == 0 and run.accuracy.shape == (1, 1) and len(run.table) == 1
+    for task in (1, -1, 99):
+        with pytest.raises(ValueError, match="not learnt"):
+            learner.predict(x, task)
 
 
 def test_transfer_needs_the_same_learner_alone(digits, quick):
@@ -227,6 +294,12 @@ def test_reservoir_keeps_everybody_with_the_same_probability():
     share = seen / rounds
     error = (size / offered * (1 - size / offered) / rounds) ** 0.5
     assert (share - size / offered).abs().max() < 4.5 * error
+
+
+@pytest.mark.parametrize("buffer", [Ring, Reservoir])
+def test_stores_without_a_place_are_refused(buffer):
+    with pytest.raises(ValueError, match="at least 1"):
+        buffer(0)
 
 
 def test_ring_keeps_the_last_of_each_class():

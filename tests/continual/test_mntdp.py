@@ -179,6 +179,28 @@ def test_the_graph_of_paths_is_drawable(images):
     assert plain.nodes["layer0_task0"]["tasks"] == [0, 1]
 
 
+@pytest.mark.parametrize("name", ["MNTDP-D", "MNTDP-S"])
+@pytest.mark.parametrize("prior", ["knn", "random"])
+def test_k_may_be_larger_than_the_library(name, prior, images, quick):
+    learner = make_learner(name, NARROW, quick, k=50, prior=prior)
+    for past, task in enumerate(images):
+        report = learner.learn(task)
+        assert sorted(t for t, _ in report.details["sources"]) == list(range(past))
+    assert learner.name.startswith(f"{name} (k=50)")
+
+
+@pytest.mark.parametrize("name", ["MNTDP-D", "MNTDP-S"])
+def test_two_examples_are_enough_to_choose_a_path(name, images):
+    """One per class: fewer than the neighbours that vote, and halves of one example."""
+    config = FitConfig(lr=(0.01,), weight_decay=(0.0,), max_steps=12, eval_every=6)
+    specs = [images.specs[0], TaskSpec("digits", ("0", "1"), 2, 2)]
+    specs += [TaskSpec("digits", ("4", "5"), 2, 2)]
+    learner = make_learner(name, mlp((3, 8, 8), 12), config)
+    for task in Stream("tiny", specs, images.catalogue, augment=False):
+        learner.learn(task)
+    assert len(learner.library) == 3
+
+
 def test_wrong_options_are_refused(quick):
     for options in ({"k": 0}, {"k": "some"}, {"prior": "oracle"}):
         with pytest.raises(ValueError):

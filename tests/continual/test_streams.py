@@ -133,6 +133,65 @@ def test_too_few_images_and_shared_classes_are_refused():
         check_disjoint([TaskSpec("digits", ("0", "1"), 9, 9), TaskSpec("digits", ("1", "2"), 9, 9)])
 
 
+def test_tasks_without_images_to_test_on_are_refused():
+    with pytest.raises(ValueError, match="test_per_class is 0"):
+        TaskSpec("digits", ("0", "1"), 20, 20, test_per_class=0)
+    specs = [TaskSpec("digits", ("0", "1"), 20, 20)]
+    with pytest.raises(ValueError, match="per_class is 0"):
+        Stream("x", specs, Embedded(16, (20, 20, 0)))[0]
+
+    class WithoutOnes(Embedded):
+        def pool(self, role, split):
+            x, y = super().pool(role, split)
+            return (x[y != 1], y[y != 1]) if split == "test" else (x, y)
+
+    with pytest.raises(ValueError, match="digits has no test images of '1'"):
+        Stream("x", specs, WithoutOnes(16, (20, 20, 20)))[0]
+
+
+def test_tasks_of_one_class_and_of_less_than_one_example_per_class_are_refused():
+    with pytest.raises(ValueError, match="two or more classes"):
+        TaskSpec("digits", ("0",), 20, 20)
+    for train, val in ((2, 20), (20, 2), (-5, 20)):
+        with pytest.raises(ValueError, match="at least one of each class"):
+            TaskSpec("digits", ("0", "1", "2"), train, val)
+    for way in (0, 1, -5):
+        with pytest.raises(ValueError, match="cannot be split"):
+            split_classes(SMALL, way=way, train=100, val=50)
+
+
+@pytest.mark.parametrize("classes", [(), ("a",), ("a", "a"), ("a", "b", "b")])
+def test_what_cannot_be_deranged_is_refused_and_not_tried_for_ever(classes):
+    with pytest.raises(ValueError, match="two or more different classes"):
+        derange(classes, np.random.default_rng(0))
+
+
+def test_tasks_that_a_stream_does_not_have_are_refused():
+    stream = ctrl_stream("pl", SMALL, sizes={"large": (200, 100)})
+    for index in (5, -1, 1.5, slice(2)):
+        with pytest.raises(IndexError, match="tasks 0…4"):
+            stream[index]
+        with pytest.raises(IndexError, match="tasks 0…4"):
+            stream.keep(0, index)
+    with pytest.raises(ValueError, match="at least one task"):
+        stream.keep()
+    with pytest.raises(ValueError, match="tasks is 0"):
+        ctrl_stream("long", SMALL, tasks=0)
+
+
+def test_misspelt_sizes_are_refused():
+    for name in ("minus", "long"):
+        with pytest.raises(ValueError, match=r"sizes \['Large'\] are unknown"):
+            ctrl_stream(name, SMALL, sizes={"Large": (200, 100)})
+
+
+def test_the_same_digits_on_a_coloured_ground_are_no_unrelated_task():
+    specs = list(ctrl_stream("pl", SMALL).specs)
+    rainbow = TaskSpec("rainbow_digits", CLASSES["digits"], 100, 50, background=0)
+    with pytest.raises(ValueError, match="share a data set"):
+        check_relations("pl", [*specs, rainbow])
+
+
 def test_schedule_of_the_long_stream():
     assert [small_fraction(t) for t in (1, 33, 34, 66, 67, 100)] == [0.5, 0.5, 0.75, 0.75, 1, 1]
     small = np.array([[s.train == 25 for s in long_specs(SMALL, seed=seed)] for seed in range(30)])

@@ -51,11 +51,22 @@ class Learner:
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values and tensors."""
-        raise NotImplementedError
+        """Plain values and tensors; learners add what they keep."""
+        return {"learner": self.name, "backbone": self.backbone.name, "seen": self.seen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        raise NotImplementedError
+        """Go on from a state of the same learner on the same backbone; learners take their part.
+
+        Raises:
+            ValueError: for the state of another learner or backbone.
+        """
+        found = state.get("learner", "no learner"), state.get("backbone", "no backbone")
+        if found != (self.name, self.backbone.name):
+            raise ValueError(
+                f"this is the state of {found[0]} on {found[1]}, "
+                f"not of {self.name} on {self.backbone.name}"
+            )
+        self.seen = state["seen"]
 
     # ---- what they all share
 
@@ -122,24 +133,14 @@ class LibraryLearner(Learner):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "learner": self.name,
-            "backbone": self.backbone.name,
-            "seen": self.seen,
-            "structure": self.library.structure(),
-            "weights": self.library.state_dict(),
-        }
+        library = {"structure": self.library.structure(), "weights": self.library.state_dict()}
+        return {**super().state_dict(), **library}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if (state["learner"], state["backbone"]) != (self.name, self.backbone.name):
-            raise ValueError(
-                f"this is the state of {state['learner']} on {state['backbone']}, "
-                f"not of {self.name} on {self.backbone.name}"
-            )
+        super().load_state_dict(state)
         self.library.rebuild(state["structure"])
         self.library.load_state_dict(state["weights"])
         self.library.eval()
-        self.seen = state["seen"]
 
 
 class SharedPath(LibraryLearner):

@@ -133,16 +133,16 @@ class _Growing(Learner):
 
     def state_dict(self) -> dict[str, Any]:
         sizes = [(h.linear.in_features, h.linear.out_features) for h in self.net.heads]
-        return {"seen": self.seen, "widths": self.net.widths, "heads": sizes,
+        return {**super().state_dict(), "widths": self.net.widths, "heads": sizes,
                 "weights": self.net.state_dict()}  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
         inputs, *hidden = state["widths"]
         self.net = GrowingMLP(inputs, list(hidden))
         for features, classes in state["heads"]:
             self.net.heads.append(Head(features, classes, pool=False))
         self.net.load_state_dict(state["weights"])
-        self.seen = state["seen"]
 
 
 class DEN(_Growing):

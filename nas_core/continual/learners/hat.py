@@ -148,7 +148,7 @@ class HAT(Learner):
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "seen": self.seen,
+            **super().state_dict(),
             "ways": [head.linear.out_features for head in self.heads],
             "trunk": self.trunk.state_dict(),
             "heads": self.heads.state_dict(),
@@ -157,12 +157,13 @@ class HAT(Learner):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
         self.heads, self.embeddings = nn.ModuleList(), nn.ModuleList()
         for way in state["ways"]:
             self._grow(way)
         for part in ("trunk", "heads", "embeddings"):
             getattr(self, part).load_state_dict(state[part])
-        self.reserved, self.seen = list(state["reserved"]), state["seen"]
+        self.reserved = list(state["reserved"])
 
 
 def _only_weighted_layer(block: nn.Module) -> nn.Module:

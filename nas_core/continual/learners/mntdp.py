@@ -45,6 +45,10 @@ class MNTDP(LibraryLearner):
             raise ValueError(f"k is {k!r}; it is a number from 1 on, or 'all'")
         if prior not in ("knn", "random"):
             raise ValueError(f"prior is {prior!r}; choose 'knn' or 'random'")
+        if k != 1:
+            self.name += f" (k={k})"
+        if prior == "random":
+            self.name += " random prior"
         self.k, self.prior, self.leave_one_out = k, prior, leave_one_out
         self.whole_paths = whole_paths
 

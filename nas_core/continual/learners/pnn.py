@@ -55,8 +55,6 @@ class PNN(Learner):
         return inputs[-1]
 
     def learn_once(self, task: Task, lr: float, weight_decay: float, beta: int | None) -> FitReport:
-        if task.id >= len(self.columns) + 1:
-            raise ValueError(f"task {task.id} came before task {len(self.columns)}")
         seed = self.seed_for(task)
         for p in self.columns.parameters():
             p.requires_grad_(False)
@@ -90,11 +88,12 @@ class PNN(Learner):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seen": self.seen, "ways": self.ways, "weights": self.columns.state_dict()}
+        weights = self.columns.state_dict()
+        return {**super().state_dict(), "ways": self.ways, "weights": weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
         self.columns, self.ways = nn.ModuleList(), []
         for way in state["ways"]:
             self._add_column(way)
         self.columns.load_state_dict(state["weights"])
-        self.seen = state["seen"]

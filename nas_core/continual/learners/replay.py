@@ -48,6 +48,8 @@ class Ring(Buffer):
 
     def __init__(self, per_class: int = 15):
         super().__init__()
+        if per_class < 1:
+            raise ValueError(f"per_class is {per_class}; it must be at least 1")
         self.per_class = per_class
 
     def offer(self, x: Tensor, y: Tensor, task: int, generator: torch.Generator) -> None:
@@ -62,6 +64,8 @@ class Reservoir(Buffer):
 
     def __init__(self, size: int):
         super().__init__()
+        if size < 1:
+            raise ValueError(f"size is {size}; it must be at least 1")
         self.size = size
 
     def offer(self, x: Tensor, y: Tensor, task: int, generator: torch.Generator) -> None:
