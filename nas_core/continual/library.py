@@ -110,11 +110,13 @@ class Library(nn.Module):
         """The graph of all paths (figs. 5.18–5.19) and the mask `[T, E]` of every task's path.
 
         A module is an edge; dashed "select" edges lead from each head to the output of its task.
-        Modules that different tasks put behind different modules appear once per place.
+        Modules that different tasks put behind different modules appear once per place. The kind
+        of an edge is the task that brought it, or with more than five of them a group of tasks.
         """
         params, macs = self.backbone.params, self.backbone.macs
         edges: dict[tuple, EdgeInfo] = {}
         used: list[list[tuple]] = []
+        group = -(-len(self.paths) // 5)
         for task, path in enumerate(self.paths):
             at, mine = "in", []
             for layer, owner in enumerate(path):
@@ -122,7 +124,9 @@ class Library(nn.Module):
                 name = f"layer {layer + 1} of task {owner + 1}"
                 if any(e.name == name and e.source != at for e in edges.values()):
                     name += f" ({task + 1})"
-                kind = "head" if layer == len(path) - 1 else f"task {owner + 1}"
+                first = owner // group * group + 1
+                kind = f"task {first}" if group == 1 else f"tasks {first}–{first + group - 1}"
+                kind = "head" if layer == len(path) - 1 else kind
                 edges.setdefault(
                     (at, to), EdgeInfo(name, at, to, kind, "", macs[layer], params[layer])
                 )

@@ -79,7 +79,7 @@ class View(t.HasTraits):
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         bundle = super()._repr_mimebundle_(**kwargs)  # type: ignore[misc]
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-        png = base64.b64encode(to_png(self.figure(), colours=64)).decode()
+        png = base64.b64encode(to_png(self.figure(), small=True)).decode()
         return data | {"text/plain": repr(self), "image/png": png}, metadata
 
 

@@ -194,7 +194,7 @@ def plot_radar(
     ax.set_yticklabels([])
     ax.grid(color="#DDDDDD", linewidth=0.7)
     ax.spines["polar"].set_color("#BBBBBB")
-    ax.legend(loc="upper left", bbox_to_anchor=(1.08, 1.0), frameon=False, fontsize=8)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.3, 1.1), frameon=False, fontsize=8)
     if title:
         ax.set_title(title, fontsize=10, pad=16)
     return ax

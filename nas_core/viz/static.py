@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 from html import escape
 from typing import Any
 
@@ -163,7 +164,8 @@ def architecture_figure(
     """
     s = scene(graph_of(graph))
     lines = title.split("\n") if title else []
-    above, below = 0.06 + 0.19 * len(lines), 0.3 if legend and len(s.colours) > 1 else 0.04
+    rows = -(-len(s.colours) // 6) if legend and len(s.colours) > 1 else 0
+    above, below = 0.06 + 0.19 * len(lines), 0.12 + 0.18 * rows if rows else 0.04
     width = max(s.width / 100, 0.085 * max(map(len, lines), default=0) + 0.2)
     height = s.height / 100 + above + below
     figure = Figure(figsize=(width + left, height))
@@ -183,17 +185,33 @@ def short(value: float, unit: str = "") -> str:
     return f"{value / scale:.3g} {prefix}{' ' if prefix and unit else ''}{unit}".strip()
 
 
-def to_png(figure: Figure, dpi: int = 80, colours: int | None = None) -> bytes:
-    """PNG bytes of a figure without dates and versions; few `colours` make small files."""
+@cache
+def _still_colours() -> Image.Image:
+    """What pictures of graphs consist of: greys, the palette, both thinned out by white."""
+    shades = [(g, g, g) for g in range(0, 256, 17)]
+    for colour in PALETTE[:-1]:  # the last one is a grey
+        rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+        shades += [tuple(round(255 + a * (c - 255)) for c in rgb) for a in (1, 0.75, 0.5, 0.25)]
+    image = Image.new("P", (1, 1))
+    image.putpalette([value for shade in shades for value in shade])
+    return image
+
+
+def to_png(figure: Figure, dpi: int = 80, small: bool = False) -> bytes:
+    """PNG bytes of a figure without dates and versions.
+
+    `small` files know the greys and colours of graphs alone, so that kinds of edges keep theirs.
+    """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
-    if colours is None:
+    if not small:
         return buffer.getvalue()
-    small = io.BytesIO()
-    Image.open(buffer).convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(
-        small, "PNG", optimize=True
+    out = io.BytesIO()
+    image = Image.open(buffer).convert("RGB")
+    image.quantize(palette=_still_colours(), dither=Image.Dither.NONE).save(
+        out, "PNG", optimize=True
     )
-    return small.getvalue()
+    return out.getvalue()
 
 
 def path_data(curve: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from matplotlib.patches import PathPatch
+from PIL import Image, ImageColor
 
 from nas_core.spaces import resnet_fabric
 from nas_core.supernet import Architecture
@@ -125,8 +127,18 @@ def test_same_bytes_in_another_process():
 
 def test_png_with_few_colours_is_small():
     figure = architecture_figure(fabric())
-    full, small = to_png(figure), to_png(figure, colours=64)
+    full, small = to_png(figure), to_png(figure, small=True)
     assert small[:8] == full[:8] == b"\x89PNG\r\n\x1a\n" and len(small) < 0.7 * len(full)
+
+
+def test_png_with_few_colours_keeps_the_colour_of_every_kind():
+    """The lines of the legend are drawn in full strength, each in the colour of its kind."""
+    graph = fabric()
+    image = Image.open(io.BytesIO(to_png(architecture_figure(graph), small=True))).convert("RGB")
+    _, here = zip(*image.getcolors(image.width * image.height), strict=True)
+    for kind, number in kind_colours(graph).items():
+        wanted = ImageColor.getrgb(PALETTE[number])
+        assert min(max(abs(a - b) for a, b in zip(wanted, c, strict=True)) for c in here) < 6, kind
 
 
 def test_wrong_input_is_named():
