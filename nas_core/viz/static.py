@@ -188,10 +188,10 @@ def short(value: float, unit: str = "") -> str:
 @cache
 def _still_colours() -> Image.Image:
     """What pictures of graphs consist of: greys, the palette, both thinned out by white."""
-    shades = [(g, g, g) for g in range(0, 256, 17)]
+    shades = [[g, g, g] for g in range(0, 256, 17)]
     for colour in PALETTE[:-1]:  # the last one is a grey
         rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-        shades += [tuple(round(255 + a * (c - 255)) for c in rgb) for a in (1, 0.75, 0.5, 0.25)]
+        shades += [[round(255 + a * (c - 255)) for c in rgb] for a in (1, 0.75, 0.5, 0.25)]
     image = Image.new("P", (1, 1))
     image.putpalette([value for shade in shades for value in shade])
     return image
