@@ -123,6 +123,10 @@ def results(table: pd.DataFrame, trials: list[dict[str, Any]]) -> list[dict[str,
             continue
         alone = last.get((row["stream"], row["seed"]))
         row["T"] = None if alone is None else row["final"][-1] - alone
+        if row["stream"] == "long":  # networks per task in the second half
+            mb, half = row["mb"], len(row["mb"]) // 2
+            row["late price"] = (mb[-1] - mb[half - 1]) / (len(mb) - half) / mb[0]
+            row["tasks"] = len(mb)
         kept = {k: _rounded(v) for k, v in row.items() if k not in ("setting", "stream")}
         rows.append({"stream": SYMBOLS.get(row["stream"], row["stream"]), **kept})
         for column in ("paths", "reused"):  # of modular learners alone

@@ -17,6 +17,7 @@ from nas_core.continual import (
     tabulated_stream,
 )  # fmt: skip
 from nas_core.continual.families import CLASSES, RAINBOW, draw_family, paint
+from nas_core.continual.sources import REAL
 from nas_core.continual.streams import (
     THESIS_SIZES,
     check_deranged,
@@ -80,12 +81,27 @@ def test_streams_are_the_same_for_the_same_seed(name):
         assert x.mean((0, 2, 3)).abs().max() < 1e-4
 
 
-def test_sizes_of_table_5_2():
-    streams = {n: ctrl_stream(n, SMALL, sizes=THESIS_SIZES) for n in ("minus", "plus", "in")}
-    sizes = {n: [(s.train, s.val) for s in stream.specs] for n, stream in streams.items()}
-    assert sizes["minus"] == [(4000, 2000)] + [(400, 200)] * 5
-    assert sizes["plus"] == [(400, 200)] * 5 + [(4000, 2000)]
-    assert sizes["in"] == [(4000, 2000)] + [(400, 200)] * 4 + [(50, 30)]
+LARGE, LITTLE, TINY = (4000, 2000), (400, 200), (50, 30)
+BETWEEN = ["mnist", "dtd", "fashion_mnist", "svhn"]
+TABLE_5_2 = {
+    "minus": (["cifar10", *BETWEEN, "cifar10"], [LARGE, *[LITTLE] * 5]),
+    "plus": (["cifar10", *BETWEEN, "cifar10"], [*[LITTLE] * 5, LARGE]),
+    "in": (
+        ["rainbow_mnist", "cifar10", *BETWEEN[1:], "rainbow_mnist"],
+        [LARGE, *[LITTLE] * 4, TINY],
+    ),
+    "out": (["cifar10", *BETWEEN, "cifar10"], [LARGE, *[LITTLE] * 5]),
+    "pl": ([*BETWEEN, "cifar10"], [*[LITTLE] * 4, LARGE]),
+}
+
+
+@pytest.mark.parametrize("name", TABLE_5_2)
+def test_streams_are_those_of_table_5_2(name):
+    specs = ctrl_stream(name, SMALL, sizes=THESIS_SIZES).specs
+    datasets, sizes = TABLE_5_2[name]
+    assert [REAL[s.role][0] for s in specs] == datasets
+    assert [(s.train, s.val) for s in specs] == sizes
+    assert all(len(s.classes) == 10 and s.test_per_class is None for s in specs)
 
 
 def test_relations_of_the_five_transfer_streams():
