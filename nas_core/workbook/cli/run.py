@@ -81,6 +81,7 @@ def main(args: argparse.Namespace) -> int:
     print(table(outcomes))
     save_summary(outcomes, book.root / "build")
     if any(o.verdict == "stopped" for o in outcomes):
+        print("stopped: the same command goes on with what is missing")
         return 130
     return 0 if all(o.good for o in outcomes) else 1
 
