@@ -1,8 +1,11 @@
 import os
+import pickle
 
 import numpy as np
 import pytest
 import torch
+import torchvision
+from scipy.io import savemat
 
 from nas_core.continual import (
     CTRL,
@@ -13,6 +16,7 @@ from nas_core.continual import (
     catalogue,
     ctrl_stream,
     permuted_digits,
+    sources,
     split_classes,
     tabulated_stream,
 )  # fmt: skip
@@ -251,6 +255,65 @@ def test_appendix_a_lists_one_whole_instance():
     assert (capped["test"] == 5000).all()
 
 
+def test_svhn_and_cifar100_are_read_in_their_published_layout(tmp_path, monkeypatch):
+    """Images whose every pixel is their label; torchvision's check sums are those of all images."""
+    for module in (torchvision.datasets.svhn, torchvision.datasets.cifar):
+        monkeypatch.setattr(module, "check_integrity", lambda *args: True)
+    for split, n in (("train", 200), ("test", 50)):
+        y = np.arange(n) % 10
+        x = np.broadcast_to(y.astype(np.uint8), (32, 32, 3, n))
+        savemat(tmp_path / f"{split}_32x32.mat", {"X": x, "y": np.where(y, y, 10).reshape(-1, 1)})
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    names = [f"class_{i}" for i in range(100)]
+    for split, n in (("train", 1000), ("test", 200)):
+        y = np.arange(n) % 100
+        x = np.broadcast_to(y.astype(np.uint8).reshape(-1, 1), (n, 3072))
+        rows = {"data": x.copy(), "fine_labels": y.tolist()}
+        (folder / split).write_bytes(pickle.dumps(rows))
+    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": names}))
+    real = Real(str(tmp_path), size=8)
+    assert real.classes("svhn") == tuple("0123456789")
+    assert real.classes("cifar100") == tuple(names)
+    sizes = {"svhn": (129, 71, 50), "cifar100": (900, 100, 200)}  # 26040 / 73257 and a tenth
+    for name, expected in sizes.items():
+        for split, n in zip(("train", "val", "test"), expected, strict=True):
+            x, y = real.pool(name, split)
+            assert x.shape == (n, 3, 8, 8) and torch.equal(x[:, 1, 3, 3].long(), y)
+
+
+def test_all_of_appendix_a_is_built_from_data_sets_of_the_published_sizes(monkeypatch):
+    """The hundred rows on blank images: sizes, classes and labels; tests on images are below."""
+    table = reference("s_long")
+    many = sorted({c for row in table[table.dataset == "cifar100"]["classes"] for c in row})
+    many += [f"other {i}" for i in range(100 - len(many))]
+    clothes = sorted({c for row in table[table.dataset == "fashion-mnist"]["classes"] for c in row})
+    objects = sorted({c for row in table[table.dataset == "cifar10"]["classes"] for c in row})
+    digits = [str(i) for i in range(10)]
+    published = {
+        "mnist": (60_000, digits), "fashion_mnist": (60_000, clothes), "svhn": (73_250, digits),
+        "cifar10": (50_000, objects), "cifar100": (50_000, many),
+    }  # fmt: skip
+
+    def reader(size, classes):
+        y, y_test = torch.arange(size) % len(classes), torch.arange(10_000) % len(classes)
+        blank = [torch.zeros(len(labels), 1, 4, 4, dtype=torch.uint8) for labels in (y, y_test)]
+        return lambda root: (blank[0], y, blank[1], y_test, classes)
+
+    assert len(clothes) == len(objects) == 10
+    for name, (size, classes) in published.items():
+        monkeypatch.setitem(sources._READ, name, reader(size, classes))
+    stream = tabulated_stream(table, Real("blank", size=4))
+    assert len(stream) == 100
+    for task, row in zip(stream, table.itertuples(), strict=True):
+        assert (len(task.train), len(task.val), task.way) == (row.train, row.val, 5)
+        assert task.name.split()[1] == row.dataset.replace("-", "_")
+        assert set(task.train.y.tolist()) == set(range(5))
+        assert [c.replace("_", " ").lower() for c in task.classes] == [
+            str(c).replace("_", " ").lower() for c in row.classes
+        ]
+
+
 DATA = os.environ.get("NAS_DATA", "")
 
 
@@ -258,10 +321,10 @@ DATA = os.environ.get("NAS_DATA", "")
 def test_real_streams_and_the_rows_of_appendix_a():
     real = Real(DATA)
     table = reference("s_long")
-    mnist = table[table["dataset"] == "mnist"].head(3)
-    stream = tabulated_stream(mnist, real)
-    for task, test in zip(stream, mnist["test"], strict=True):
-        assert len(task.test) == test  # at most 1000 of each class
+    here = table[table["dataset"].isin(["mnist", "fashion-mnist", "cifar10"])]
+    for task, row in zip(tabulated_stream(here, real), here.itertuples(), strict=True):
+        # at most 1000 test images of each class
+        assert (len(task.train), len(task.val), len(task.test)) == (row.train, row.val, row.test)
         assert task.input_shape == (3, 32, 32)
     digits = permuted_digits(real, tasks=1, train=50_000, val=10_000)[0]
     assert digits.input_shape == (1, 28, 28) and len(digits.train) == 50_000
