@@ -20,6 +20,8 @@ from typing import Any
 import pandas as pd
 
 from nas_core.search.sweep_engines import (
+    OWN_COLUMNS,
+    ClusterTooSmall,
     ClusterUnreachable,
     Outcome,
     SweepError,
@@ -31,6 +33,7 @@ from nas_core.training.progress import progress_bar
 
 __all__ = [
     "BadConfig",
+    "ClusterTooSmall",
     "ClusterUnreachable",
     "DuplicateConfigs",
     "SweepError",
@@ -87,7 +90,8 @@ def sweep(
             None: the results live in memory only.
         workers: processes (local); 0 runs the trials in this process, one after the other.
         retries: further attempts after a trial raised or its process or node was lost.
-        cpus, gpus: what a trial needs on a Ray cluster; `gpus=0.25` puts four on one GPU.
+        cpus, gpus: what a trial needs on a Ray cluster; `gpus=0.25` puts four on one GPU. The
+            local engine has no GPUs to deal out and refuses them.
         address: of the Ray cluster; None: the environment's `RAY_ADDRESS`, else this machine's.
         progress: show a progress bar.
 
@@ -97,13 +101,18 @@ def sweep(
         `.attrs["interrupted"]` is True when Ctrl-C ended it early; nothing finished is lost.
 
     Raises:
-        UnknownEngine, ClusterUnreachable, BadConfig, DuplicateConfigs, WrongStore: before
-        anything runs; all are `SweepError`s, which are `ValueError`s.
+        UnknownEngine, ClusterUnreachable, ClusterTooSmall, BadConfig, DuplicateConfigs,
+        WrongStore: before anything runs; all are `SweepError`s, which are `ValueError`s.
     """
     if engine not in ENGINES:
         raise UnknownEngine(f"engine {engine!r}; there are {', '.join(map(repr, ENGINES))}")
     if workers < 0 or retries < 0:
         raise SweepError(f"workers={workers}, retries={retries}; neither may be negative")
+    if cpus < 0 or gpus < 0 or (gpus and engine == "local"):
+        raise SweepError(
+            f"cpus={cpus:g}, gpus={gpus:g} of a trial with engine={engine!r}; neither may be "
+            "negative, and only 'ray' deals out GPUs"
+        )
     trials = _keyed(configs)
     name = f"{getattr(fn, '__module__', '?')}.{getattr(fn, '__qualname__', type(fn).__name__)}"
     payload = check_picklable(fn)
@@ -111,7 +120,7 @@ def sweep(
         db.add(trials)
         todo = [(key, config) for key, config in trials.items() if db.status(key) != "done"]
         interrupted = False
-        if engine == "ray":
+        if engine == "ray" and todo:
             outcomes = ray_outcomes(
                 fn, todo, retries=retries, cpus=cpus, gpus=gpus, address=address
             )
@@ -139,6 +148,10 @@ def _keyed(configs: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     for number, config in enumerate(configs):
         if not isinstance(config, Mapping) or not all(isinstance(k, str) for k in config):
             raise BadConfig(f"configuration {number} is {config!r}; give a dict with string keys")
+        if taken := OWN_COLUMNS & config.keys():
+            raise BadConfig(
+                f"configuration {number} names {sorted(taken)}, columns of the sweep's own; rename"
+            )
         for key, value in config.items():
             try:
                 json.dumps(value, allow_nan=False)
@@ -162,28 +175,34 @@ class _Store:
     """One SQLite file: a row per trial, written the moment it ends."""
 
     def __init__(self, path: str | Path | None, function: str):
-        self.db = sqlite3.connect(":memory:" if path is None else str(path), timeout=30.0)
         try:
-            with self.db:
-                self.db.execute("CREATE TABLE IF NOT EXISTS sweep (function TEXT)")
-                self.db.execute(
-                    "CREATE TABLE IF NOT EXISTS trials (key TEXT PRIMARY KEY, config TEXT, "
-                    "status TEXT, result TEXT, error TEXT, attempts INT, seconds REAL, "
-                    "worker TEXT, finished TEXT)"
-                )
-                known = self.db.execute("SELECT function FROM sweep").fetchone()
-                if known is None:
-                    self.db.execute("INSERT INTO sweep VALUES (?)", (function,))
-        except sqlite3.DatabaseError as error:
-            self.db.close()
+            self.db = sqlite3.connect(":memory:" if path is None else path, timeout=30.0)
+            owner = self._owner(function)
+        except sqlite3.Error as error:
             raise WrongStore(
                 f"{path} is not a sweep store ({error}); choose another file"
             ) from error
-        if known is not None and known[0] != function:
-            self.db.close()
+        if owner != function:
             raise WrongStore(
-                f"{path} holds trials of {known[0]}, not of {function}; choose another file"
+                f"{path} holds trials of {owner}, not of {function}; choose another file"
             )
+
+    def _owner(self, function: str) -> str:
+        """Whose trials the file holds; a new file becomes this function's."""
+        names = self.db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        if foreign := {name for (name,) in names} - {"sweep", "trials"}:
+            return f"another program (tables {', '.join(sorted(foreign))})"
+        with self.db:
+            self.db.execute("CREATE TABLE IF NOT EXISTS sweep (function TEXT)")
+            self.db.execute(
+                "CREATE TABLE IF NOT EXISTS trials (key TEXT PRIMARY KEY, config TEXT, "
+                "status TEXT, result TEXT, error TEXT, attempts INT, seconds REAL, "
+                "worker TEXT, finished TEXT)"
+            )
+            known = self.db.execute("SELECT function FROM sweep").fetchone()
+            if known is None:
+                self.db.execute("INSERT INTO sweep VALUES (?)", (function,))
+        return known[0] if known else function
 
     def add(self, trials: Mapping[str, Mapping]) -> None:
         rows = [(key, json.dumps(config)) for key, config in trials.items()]

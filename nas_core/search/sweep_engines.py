@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import time
 import traceback
 from collections import deque
@@ -24,6 +25,7 @@ from typing import Any, NamedTuple
 import cloudpickle
 
 Trial = tuple[str, Mapping[str, Any]]  # key and configuration
+OWN_COLUMNS = frozenset({"status", "error", "attempts", "seconds", "worker"})  # of the table
 
 
 class SweepError(ValueError):
@@ -32,6 +34,10 @@ class SweepError(ValueError):
 
 class ClusterUnreachable(SweepError):
     """No Ray cluster answers at the address."""
+
+
+class ClusterTooSmall(SweepError):
+    """No node of the cluster has what one trial needs: it would wait for ever."""
 
 
 class Outcome(NamedTuple):
@@ -66,8 +72,10 @@ def run_trial(fn: Callable, config: Mapping[str, Any]) -> tuple[str | None, str 
         value = fn(**config)
         if not isinstance(value, Mapping):
             raise TypeError(f"fn returned {type(value).__name__}; give a dict of names to values")
+        if taken := OWN_COLUMNS & value.keys():
+            raise ValueError(f"fn returned {sorted(taken)}, columns of the sweep's own; rename")
         result = json.dumps(dict(value), default=_plain)
-    except Exception as exception:
+    except (Exception, SystemExit) as exception:  # Ctrl-C is for the sweep, not for a trial
         last = traceback.extract_tb(exception.__traceback__)[-1]
         where = f"{os.path.basename(last.filename)}:{last.lineno}"
         error = f"{type(exception).__name__}: {exception} ({where})"
@@ -183,12 +191,25 @@ def ray_outcomes(
     gpus: float,
     address: str | None,
 ) -> Generator[Outcome, None, None]:
-    """Run trials as tasks of a Ray cluster; a lost node's trials are retried on the others."""
-    ray = _connect(address)  # here, not at the first `next`: errors come before anything runs
-    return _ray_outcomes(ray, fn, trials, retries, cpus, gpus)
+    """Run trials as tasks of a Ray cluster; a lost node's trials are retried on the others.
+
+    A connection that the process has is used and kept; one made here ends with the trials.
+    """
+    ray, ours = _connect(address)  # here, not at the first `next`: errors come before anything runs
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(n.get("CPU", 0) >= cpus and n.get("GPU", 0) >= gpus for n in nodes):
+        if ours:
+            ray.shutdown()
+        raise ClusterTooSmall(
+            f"a trial needs {cpus:g} CPUs and {gpus:g} GPUs, which none of the {len(nodes)} nodes "
+            "has; ask for less, or add such a node with `ray start --address=…`"
+        )
+    return _ray_outcomes(ray, ours, fn, trials, retries, cpus, gpus)
 
 
-def _ray_outcomes(ray, fn, trials, retries, cpus, gpus) -> Generator[Outcome, None, None]:
+def _ray_outcomes(ray, ours, fn, trials, retries, cpus, gpus) -> Generator[Outcome, None, None]:
+    # By value: importing this package, with torch, would hold up trials that need neither.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(run_trial)
     function = ray.put(fn)
     waiting = deque(trials)
@@ -219,10 +240,12 @@ def _ray_outcomes(ray, fn, trials, retries, cpus, gpus) -> Generator[Outcome, No
     finally:
         for ref in running:
             ray.cancel(ref, force=True)
+        if ours:
+            ray.shutdown()
 
 
-def _connect(address: str | None):
-    """The `ray` module, connected."""
+def _connect(address: str | None) -> tuple[Any, bool]:
+    """The `ray` module, connected; whether it was connected here."""
     try:
         import ray
     except ImportError as error:
@@ -230,7 +253,7 @@ def _connect(address: str | None):
             "engine='ray' needs Ray: pip install 'nas-workbook[ray]'; engine='local' needs nothing"
         ) from error
     if ray.is_initialized():
-        return ray
+        return ray, False
     target = address or os.environ.get("RAY_ADDRESS") or "auto"
     try:
         host, _, port = target.removeprefix("ray://").rpartition(":")
@@ -238,9 +261,10 @@ def _connect(address: str | None):
             socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=target, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:  # OSError: also ConnectionError, timeouts
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ClusterUnreachable(
-            f"no Ray cluster answers at {target!r} ({type(error).__name__}). Start one with "
+            f"no Ray cluster answers at {target!r} ({reason}). Start one with "
             "`ray start --head --port=6379`, join machines with "
             "`ray start --address=<head>:6379`, and give address='<head>:6379' or set RAY_ADDRESS"
         ) from error
-    return ray
+    return ray, True

@@ -31,8 +31,8 @@ def always_fails_on_two(x: int, folder: str) -> dict:
     return out
 
 
-def slow(x: int, folder: str, seconds: float = 0.3) -> dict:
-    time.sleep(seconds)
+def slow(x: int, folder: str, pause: float = 0.3) -> dict:
+    time.sleep(pause)
     return square(x, folder)
 
 

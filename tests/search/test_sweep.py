@@ -95,7 +95,7 @@ def test_key_is_the_configuration_not_the_order_of_its_names(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_ctrl_c_keeps_what_is_finished(tmp_path, workers):
-    configs = grid(x=range(40), folder=[str(tmp_path)], seconds=[0.1])
+    configs = grid(x=range(40), folder=[str(tmp_path)], pause=[0.1])
     store = tmp_path / "s.sqlite"
 
     def interrupt() -> None:
@@ -125,7 +125,7 @@ def test_killed_parent_leaves_a_store_that_goes_on(tmp_path):
         from tests.search.sweep_trials import slow
         from nas_core.search.sweep import grid, sweep
         if __name__ == "__main__":
-            sweep(slow, grid(x=range(50), folder=[{str(tmp_path)!r}], seconds=[0.05]),
+            sweep(slow, grid(x=range(50), folder=[{str(tmp_path)!r}], pause=[0.05]),
                   store={str(tmp_path / "s.sqlite")!r}, workers=0)
         """)
     )
@@ -139,7 +139,7 @@ def test_killed_parent_leaves_a_store_that_goes_on(tmp_path):
     with sqlite3.connect(tmp_path / "s.sqlite") as db:
         (done,) = db.execute("SELECT count(*) FROM trials WHERE status = 'done'").fetchone()
     assert done >= 3
-    configs = grid(x=range(12), folder=[str(tmp_path)], seconds=[0.05])
+    configs = grid(x=range(12), folder=[str(tmp_path)], pause=[0.05])
     table = sweep(trials.slow, configs, store=tmp_path / "s.sqlite", workers=0)
     assert set(table.status) == {"done"}
     repeated = sum(n > 1 for n in trials.calls(tmp_path).values())
@@ -162,6 +162,17 @@ def test_results_that_cannot_be_kept_are_failures_that_say_so():
     assert table.status[0] == "failed" and "give a dict" in table.error[0]
     table = sweep(lambda x: {"y": {1, 2}}, grid(x=[1]), workers=0)
     assert "set is not JSON-able" in table.error[0]
+    table = sweep(lambda x: {"status": "fine"}, grid(x=[1]), workers=0)
+    assert "fn returned ['status'], columns of the sweep's own" in table.error[0]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_trial_that_leaves_the_program_is_a_failed_trial(workers):
+    def leaves(x):
+        raise SystemExit(3) if x == 1 else ValueError("")
+
+    table = sweep(leaves, grid(x=[0, 1]), workers=workers, retries=0)
+    assert table.error[0].startswith("ValueError:") and table.error[1].startswith("SystemExit: 3")
 
 
 def test_wrong_input_is_refused_before_anything_runs(tmp_path):
@@ -175,8 +186,12 @@ def test_wrong_input_is_refused_before_anything_runs(tmp_path):
         sweep(trials.square, [{"x": float("nan")}])
     with pytest.raises(BadConfig, match="dict with string keys"):
         sweep(trials.square, [{1: 1}])
+    with pytest.raises(BadConfig, match=r"names \['seconds'\], columns of the sweep's own"):
+        sweep(trials.square, [{"x": 1, "seconds": 2}])
     with pytest.raises(SweepError, match="negative"):
         sweep(trials.square, [{"x": 1}], retries=-1)
+    with pytest.raises(SweepError, match="only 'ray' deals out GPUs"):
+        sweep(trials.square, [{"x": 1}], gpus=0.5)
     with pytest.raises(SweepError, match="give a function"):
         sweep("square", [{"x": 1}])  # type: ignore[arg-type]
     lock = threading.Lock()
@@ -190,8 +205,17 @@ def test_a_store_belongs_to_one_function(tmp_path):
     with pytest.raises(WrongStore, match="holds trials of tests.search.sweep_trials.square"):
         sweep(trials.returns_a_number, grid(x=[1]), store=store)
     (tmp_path / "text").write_text("not a database, but long enough to be looked at" * 20)
-    with pytest.raises(WrongStore, match="is not a sweep store"):
-        sweep(trials.square, grid(x=[1]), store=tmp_path / "text")
+    for path in (tmp_path / "text", tmp_path / "no folder" / "s.sqlite"):
+        with pytest.raises(WrongStore, match="is not a sweep store"):
+            sweep(trials.square, grid(x=[1]), store=path)
+    foreign = tmp_path / "study.db"  # of another program, which must find it as it left it
+    with sqlite3.connect(foreign) as db:
+        db.execute("CREATE TABLE trials (number INT)")
+        db.execute("CREATE TABLE studies (name TEXT)")
+    before = foreign.read_bytes()
+    with pytest.raises(WrongStore, match=r"of another program \(tables studies\), not of"):
+        sweep(trials.square, grid(x=[1]), store=foreign)
+    assert foreign.read_bytes() == before
 
 
 def test_empty_sweep_is_an_empty_table():

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from nas_core.workbook.cli import main
+from nas_core.workbook.cli.sweep import _axis, _report
 
 TINY = ["epochs=2", "warmup_epochs=1", "blocks=2", "train_limit=96", "val_limit=64", "lam=1,20"]
 
@@ -34,7 +35,10 @@ def test_sweep_of_chapter_three(tmp_path, capsys):
         (["00"], "has no trial to sweep; there are 01, 03"),
         (["03", "--grid", "colour=red"], "cannot vary ['colour']"),
         (["03", "--grid", "lam"], "is no NAME=V1,V2"),
+        (["03", "--grid", "lam=1", "lam=2"], "names one thing twice: lam=1 lam=2"),
         (["03", "--seeds", "0"], "at least 1"),
+        (["01", "--engine", "ray", "--gpus", "0.5"], "computes on CPUs; drop --gpus"),
+        (["03", "--gpus", "0.5"], "only 'ray' deals out GPUs"),
         (["03", "--engine", "slurm"], "there are 'local', 'ray'"),
         (["03", "--grid", "lam=1,1"], "are both"),
     ],
@@ -50,3 +54,17 @@ def test_failed_trials_are_named_and_make_the_exit_code_one(tmp_path, capsys):
     assert (
         "failed: ValueError: strategy 'guessing'; there are grid, random" in capsys.readouterr().out
     )
+
+
+def test_report_keeps_combinations_with_none_and_stars_the_front(tmp_path, capsys):
+    rows = [(None, 0, 10, 0.8), (None, 1, 30, 0.8), (5.0, 0, 30, 0.7), (5.0, 1, 30, 0.7)]
+    done = pd.DataFrame(rows, columns=["max_logit", "seed", "macs", "val_accuracy"])
+    _report(done.assign(test_accuracy=0.5), ["max_logit"], tmp_path / "f.png", "title")
+    first, second = capsys.readouterr().out.splitlines()[1:3]
+    assert first.split() == ["*", "NaN", "20", "0.8", "0.5", "0"]
+    assert second.split() == ["5", "30", "0.7", "0.5", "0"]
+    assert (tmp_path / "f.png").exists()
+
+
+def test_axes_of_tuples():
+    assert _axis("milestones=(3,5),(8,),4") == ("milestones", [(3, 5), (8,), 4])

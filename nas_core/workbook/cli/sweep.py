@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 from pathlib import Path
 
 from nas_core.workbook.cli.run import literal
@@ -42,7 +43,13 @@ def main(args: argparse.Namespace) -> int:
     chapter = book.find(args.chapter)
     settings = chapter.profile(args.profile)
     allowed = axes_of(chapter.number, settings)
-    axes = dict(_axis(text) for text in args.grid)
+    axes = dict(pairs := [_axis(text) for text in args.grid])
+    if len(axes) < len(pairs):
+        raise BookError(f"--grid names one thing twice: {' '.join(args.grid)}")
+    if args.gpus:
+        if "device" not in allowed:
+            raise BookError(f"chapter {chapter.number:02d} computes on CPUs; drop --gpus")
+        axes = {"device": ["cuda"], **axes}
     if unknown := set(axes) - allowed:
         raise BookError(f"--grid cannot vary {sorted(unknown)}; it can {sorted(allowed)}")
     if args.seeds < 1:
@@ -78,7 +85,7 @@ def _axis(text: str) -> tuple[str, list]:
     name, equals, values = text.partition("=")
     if not equals or not values:
         raise ValueError(f"--grid {text!r} is no NAME=V1,V2,…")
-    return name, [literal(value) for value in values.split(",")]
+    return name, [literal(value) for value in re.split(r",(?![^(]*\))", values)]  # (1,2) is one
 
 
 def _report(done, axes: list[str], picture: Path, title: str) -> None:
@@ -93,18 +100,22 @@ def _report(done, axes: list[str], picture: Path, title: str) -> None:
 
     numbers = ["macs", "val_accuracy", "test_accuracy"]
     if axes:
-        means = done.groupby(axes, as_index=False)[numbers].mean()
-        means["±"] = done.groupby(axes)["test_accuracy"].std().to_numpy()
+        groups = done.groupby(axes, dropna=False, sort=False)
+        means = groups[numbers].mean().assign(**{"±": groups["test_accuracy"].std()}).reset_index()
+        bars = groups["val_accuracy"].std().to_numpy()
     else:
-        means = done[numbers]
-    # Selected on validation accuracy; the test column is only reported.
+        means, bars = done[numbers].reset_index(drop=True), None
+    # Selected on validation accuracy, which is drawn; the test column is only reported.
     on_front = pareto_front(means, cost="macs", value="val_accuracy").index
     means.insert(0, "front", ["*" if i in on_front else "" for i in means.index])
     print(means.to_string(index=False, float_format=lambda v: f"{v:.4g}"))
-    fig, ax = plt.subplots(figsize=(6.5, 4))
+    names = [" ".join(f"{a}={row[a]}" for a in axes) for row in means.to_dict("records")]
+    fig, ax = plt.subplots(figsize=(6.5, 4), layout="constrained")
     plot_pareto(
-        means, "macs", "test_accuracy", ax=ax, xlabel="multiply-adds", ylabel="test accuracy",
-        title=title,
+        means.assign(name=names, bars=bars), "macs", "val_accuracy", ax=ax,
+        group="name" if 1 < len(means) <= 7 and axes else None,
+        error=None if bars is None else "bars",
+        xlabel="multiply-adds", ylabel="validation accuracy, ± over seeds", title=title,
     )  # fmt: skip
     fig.savefig(picture, dpi=120)
     plt.close(fig)
