@@ -13,10 +13,21 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import (
+    EngFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    StrMethodFormatter,
+)
 
 from nas_core.viz.geometry import PALETTE
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_HISTORY = {
+    "loss": "training loss", "cost_mean": "mean cost of the samples",
+    "entropy": "entropy of Γ, nats", "val_accuracy": "validation accuracy",
+}  # fmt: skip
 _DASHES = ((), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2), (3, 1), (8, 2), (1, 3))
 
 
@@ -101,6 +112,9 @@ def plot_pareto(
         ax.axvline(budget, color=PALETTE[3], lw=1, ls=(0, (4, 3)), zorder=1)
     if log:
         ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
     if group:
         ax.legend(frameon=False, fontsize=8)
     return style(ax, xlabel=xlabel or cost, ylabel=ylabel or value, title=title)
@@ -108,7 +122,7 @@ def plot_pareto(
 
 def plot_history(
     history: pd.DataFrame,
-    columns: Sequence[str] | Mapping[str, str] = ("loss", "cost_mean", "entropy", "val_accuracy"),
+    columns: Sequence[str] | Mapping[str, str] = _HISTORY,
     *,
     x: str = "epoch",
     budget: float | None = None,
@@ -128,7 +142,9 @@ def plot_history(
     Returns:
         The array of axes.
     """
-    names = dict(columns) if isinstance(columns, Mapping) else {c: c for c in columns}
+    names = (
+        dict(columns) if isinstance(columns, Mapping) else {c: _HISTORY.get(c, c) for c in columns}
+    )
     figure, axes = plt.subplots(
         1, len(names), figsize=(2.7 * len(names) + 0.4, 2.5), layout="constrained", squeeze=False
     )
@@ -146,8 +162,11 @@ def plot_history(
         if warmup:
             ax.axvspan(_column(history, x).min(), warmup, color="#EFEFEF", zorder=0, lw=0)
         style(ax, xlabel=x, title=label)
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        if abs(ax.get_ylim()[1]) >= 1e4:
+            ax.yaxis.set_major_formatter(EngFormatter(sep=" "))
     if group is not None:
-        axes[0, -1].legend(frameon=False, fontsize=7)
+        axes[0, -1].legend(frameon=False, fontsize=7, title=group, title_fontsize=7)
     if title:
         figure.suptitle(title, fontsize=11)
     return axes[0]

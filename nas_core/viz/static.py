@@ -75,6 +75,16 @@ def _style(state: str, p: float | None, colour: str, s: Scene) -> tuple[str, flo
     return colour, (1.0 + 4.5 * p) * s.thickness, 0.35 + 0.65 * p
 
 
+def _legend(s: Scene) -> tuple[list[tuple[str, str]], int, float]:
+    """Kinds with their colours, how many stand side by side, and the pixels that each takes."""
+    kinds = [(kind or "other", PALETTE[c]) for kind, c in s.colours.items()]
+    if len(kinds) < 2:
+        return [], 1, 0.0
+    pitch = 54 + 6.6 * max(len(kind) for kind, _ in kinds)
+    rows = -(-len(kinds) // max(1, int(s.width // pitch)))
+    return kinds, -(-len(kinds) // rows), pitch
+
+
 def _labels(labels: bool | None, graph: Graph, probabilities: Tensor | None) -> bool:
     return probabilities is not None and (len(graph) <= 30 if labels is None else labels)
 
@@ -137,14 +147,12 @@ def draw_architecture(
                 n.x, n.y + n.label_dy, n.label, ha="center", va="center", fontsize=7.5, color=ink,
                 zorder=7,
             )  # fmt: skip
-    if legend and len(s.colours) > 1:
-        handles = [
-            Line2D([], [], color=PALETTE[c], lw=2.2, label=k or "other")
-            for k, c in s.colours.items()
-        ]
+    kinds, columns, _ = _legend(s)
+    if legend and kinds:
+        handles = [Line2D([], [], color=colour, lw=2.2, label=kind) for kind, colour in kinds]
         ax.legend(
-            handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=6, frameon=False,
-            fontsize=8,
+            handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=columns,
+            frameon=False, fontsize=8,
         )  # fmt: skip
     ax.set(xlim=(0, s.width), ylim=(s.height, 0), aspect="equal")
     ax.set_axis_off()
@@ -164,9 +172,12 @@ def architecture_figure(
     """
     s = scene(graph_of(graph))
     lines = title.split("\n") if title else []
-    rows = -(-len(s.colours) // 6) if legend and len(s.colours) > 1 else 0
-    above, below = 0.06 + 0.19 * len(lines), 0.12 + 0.18 * rows if rows else 0.04
-    width = max(s.width / 100, 0.085 * max(map(len, lines), default=0) + 0.2)
+    kinds, columns, pitch = _legend(s) if legend else ([], 1, 0.0)
+    above, below = 0.06 + 0.19 * len(lines), 0.04
+    if kinds:
+        below = 0.12 + 0.18 * -(-len(kinds) // columns)
+    longest = max(map(len, lines), default=0)
+    width = max(s.width / 100, pitch / 100, 0.085 * longest + 0.2)
     height = s.height / 100 + above + below
     figure = Figure(figsize=(width + left, height))
     ax = figure.add_axes((left / (width + left), below / height, width / (width + left),
@@ -239,26 +250,27 @@ def to_svg(
     graph = graph_of(graph)
     p = None if probabilities is None else check_probabilities(graph, probabilities)
     s = scene(graph)
+    kinds, columns, pitch = _legend(s)
     top = 24.0 if title else 0.0
-    legend = [(k or "other", c) for k, c in s.colours.items()] if len(s.colours) > 1 else []
-    height = top + s.height + (22 if legend else 0)
+    height = top + s.height + 18 * -(-len(kinds) // columns) + (4 if kinds else 0)
+    width = max(s.width, pitch, 8 * len(title) + 16)
     states = edge_states(graph, mask)
     lit, kept = lit_nodes(graph, states), states.count("live")
     name = escape(title or f"{graph.name}: {kept} of {len(graph)} edges")
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {s.width:g} {height:g}" '
-        f'width="{s.width:g}" height="{height:g}" role="img" aria-label="{name}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
+        f'width="{width:g}" height="{height:g}" role="img" aria-label="{name}" '
         f'font-family="sans-serif"><rect width="100%" height="100%" fill="white"/>'
     ]
     if title:
         out.append(
-            f'<text x="{s.width / 2:g}" y="17" text-anchor="middle" font-size="14">{name}</text>'
+            f'<text x="{width / 2:g}" y="17" text-anchor="middle" font-size="14">{name}</text>'
         )
-    out.append(f'<g transform="translate(0 {top:g})">')
+    out.append(f'<g transform="translate({(width - s.width) / 2:g} {top:g})">')
     drawn, texts = [], []
     for e, (shape, state) in enumerate(zip(s.edges, states, strict=True)):
         base = PALETTE[s.colours[graph.edges[e].kind]]
-        colour, width, alpha = _style(state, None if p is None else float(p[e]), base, s)
+        colour, stroke, alpha = _style(state, None if p is None else float(p[e]), base, s)
         dash = {"off": ' stroke-dasharray="4 4"', "dead": ' stroke-dasharray="1.5 2"', "live": ""}
         info = graph.edges[e]
         what = escape(f"{info.name} · {info.module}" if info.module else info.name)
@@ -266,7 +278,7 @@ def to_svg(
             (
                 ("off", "dead", "live").index(state),
                 f'<g opacity="{alpha:.2f}"><title>{what}</title><path d="{path_data(shape.curve)}" '
-                f'fill="none" stroke="{colour}" stroke-width="{width:.2f}"{dash[state]}/>'
+                f'fill="none" stroke="{colour}" stroke-width="{stroke:.2f}"{dash[state]}/>'
                 f'<path d="{head_data(shape.head)}" fill="{colour}"/></g>',
             )
         )
@@ -292,12 +304,12 @@ def to_svg(
                 f'font-size="10.5" fill="{ink}">{escape(n.label)}</text>'
             )
     out.append("</g>")
-    step = 110.0
-    for i, (kind, c) in enumerate(legend):
-        x = s.width / 2 + (i - len(legend) / 2) * step + 10
-        y = top + s.height + 6
+    for i, (kind, colour) in enumerate(kinds):
+        row, column = divmod(i, columns)
+        x = width / 2 + (column - columns / 2) * pitch + 14
+        y = top + s.height + 18 * row + 6
         out.append(
-            f'<path d="M{x:g},{y:g}h20" stroke="{PALETTE[c]}" stroke-width="3"/>'
+            f'<path d="M{x:g},{y:g}h20" stroke="{colour}" stroke-width="3"/>'
             f'<text x="{x + 26:g}" y="{y + 4:g}" font-size="11" fill="{_INK}">{escape(kind)}</text>'
         )
     return "".join(out) + "</svg>\n"

@@ -72,7 +72,7 @@ def _box(ax: Axes, chapter: Chapter, x: float, y: float, colour: str, far: list[
     )
     words = "\n".join(textwrap.wrap(f"{chapter.number:02d} {chapter.title}", 19))
     ink = "black" if ready else "#555555"
-    ax.text(x, y, words, ha="center", va="center", fontsize=7.5, color=ink, zorder=3)
+    ax.text(x, y, words, ha="center", va="center", fontsize=7, color=ink, zorder=3)
     if far:
         below = y - _HEIGHT / 2 - 0.16
         ax.text(x, below, f"after {', '.join(far)}", ha="center", fontsize=6.5, color="#555555")

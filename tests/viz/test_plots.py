@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -46,6 +48,18 @@ def test_pareto_draws_groups_front_and_budgets():
         plot_pareto(frame, "macs")
 
 
+def test_logarithmic_costs_are_written_out_and_apart():
+    frame = pd.DataFrame({"cost": [25.0, 40.0, 253.7, 407.5], "accuracy": [0.9, 0.92, 0.94, 0.95]})
+    ax = plot_pareto(frame, log=True)
+    ax.figure.canvas.draw()
+    shown = [t for t in ax.get_xticklabels(which="both") if t.get_text() and t.get_visible()]
+    low, high = ax.get_xlim()
+    shown = [t for t in shown if low <= t.get_position()[0] <= high]
+    assert [t.get_text() for t in shown] == ["50", "100", "200"]
+    ends = [(t.get_window_extent().x0, t.get_window_extent().x1) for t in shown]
+    assert all(a[1] < b[0] for a, b in itertools.pairwise(ends))
+
+
 def test_history_skips_epochs_that_were_not_measured():
     history = pd.DataFrame(
         {"epoch": range(6), "loss": np.arange(6.0), "val_accuracy": [0, np.nan] * 3}
@@ -58,6 +72,11 @@ def test_history_skips_epochs_that_were_not_measured():
     seeds = pd.concat([history.assign(seed=s) for s in range(3)])
     (ax,) = plot_history(seeds, ["loss"], group="seed", budget=3.0, budget_column="loss")
     assert len(ax.lines) == 4  # three seeds and the budget
+    assert ax.get_title() == "training loss" and ax.get_legend().get_title().get_text() == "seed"
+    (ax,) = plot_history(history.assign(cost_mean=1e6 * (1 + history.loss)), ["cost_mean"])
+    ax.figure.canvas.draw()
+    assert "2 M" in [t.get_text() for t in ax.get_yticklabels()]
+    assert not any("." in t.get_text() for t in ax.get_xticklabels())
 
 
 def test_radar_is_scaled_per_spoke_and_can_be_reversed():

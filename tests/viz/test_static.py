@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import PathPatch
 from PIL import Image, ImageColor
 
 from nas_core.spaces import resnet_fabric
+from nas_core.spaces.cells import cell_network
 from nas_core.supernet import Architecture
 from nas_core.viz import architecture_figure, draw_architecture, to_png, to_svg
 from nas_core.viz.geometry import DARK_PALETTE, PALETTE, kind_colours, scene
@@ -79,6 +81,33 @@ def test_random_graphs_can_be_drawn(graph):
     s = scene(graph)
     assert len(s.edges) == len(graph) and np.isfinite([e.curve for e in s.edges]).all()
     ET.fromstring(to_svg(graph, torch.ones(len(graph), dtype=torch.bool)))
+
+
+LEGENDS = SPACES | {
+    "cells": cell_network().graph,
+    "narrow": build([("a", "b", kind) for kind in ("conv", "up", "down", "pool", "skip", "x")],
+                    "a", "b", "six kinds"),
+    "wordy": build([("a", "b", "separable convolution"), ("a", "b", "pool")], "a", "b", "wordy"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("graph", LEGENDS.values(), ids=LEGENDS.keys())
+def test_the_legend_names_every_kind_inside_the_picture(graph):
+    kinds = sorted(kind_colours(graph))
+    figure = architecture_figure(graph, title=graph.name)
+    legend = figure.axes[0].get_legend()
+    assert sorted(text.get_text() for text in legend.get_texts()) == kinds
+    FigureCanvasAgg(figure).draw()
+    whole, box = figure.bbox, legend.get_tightbbox()
+    assert whole.x0 <= box.x0 and whole.y0 <= box.y0
+    assert box.x1 <= whole.x1 and box.y1 <= whole.y1
+    svg = ET.fromstring(to_svg(graph))
+    texts = svg.findall("{*}text")[-len(kinds) :]
+    assert sorted(text.text for text in texts) == kinds
+    for text in texts:
+        assert float(text.get("x")) >= 26
+        assert float(text.get("x")) + 6.6 * len(text.text) <= float(svg.get("width"))
+        assert float(text.get("y")) < float(svg.get("height"))
 
 
 def test_svg_shows_state_probability_and_module():
