@@ -49,15 +49,18 @@ class Library(nn.Module):
         return module
 
     def grow(self, path: Sequence[int], way: int) -> list[nn.Module]:
-        """Register the path of the next task, with new modules where they do not exist yet.
+        """Register the path of the next task, with its own modules where they do not exist yet.
 
-        Returns the new modules.
+        Returns the new modules. Raises `ValueError` for a path of another length, through modules
+        that nobody brought, or to a head for another number of classes.
         """
         if len(path) != len(self.backbone):
             raise ValueError(f"a path has {len(self.backbone)} modules, got {len(path)}")
         new = []
         for layer, owner in enumerate(path):
             if self.key(layer, owner) not in self.store:
+                if owner != len(self):
+                    raise ValueError(f"{self.key(layer, owner)} is not in the library")
                 new.append(self.put(layer, owner, self.backbone.block(layer, way), way))
         head = self.key(len(path) - 1, path[-1])
         if self._made[head] != way:

@@ -208,6 +208,12 @@ def test_wrong_options_are_refused(quick):
     library = _library_of_two()
     with pytest.raises(ValueError, match="cannot use a head"):
         library.grow((0,) * 7, 5)
+    with pytest.raises(ValueError, match="layer0_task9 is not in the library"):
+        library.grow((9,) * 7, 2)
+    with pytest.raises(ValueError, match="has 7 modules, got 3"):
+        library.grow((2,) * 3, 2)
+    with pytest.raises(ValueError, match="already has layer0_task0"):
+        library.put(0, 0, nn.Identity(), 2)
     with pytest.raises(ValueError, match="not learnt"):
         library.path(2)
     assert isinstance(copy.deepcopy(library), nn.Module)
