@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -11,33 +12,35 @@ from pathlib import Path
 import pytest
 import torch
 
+from nas_core import search
+from nas_core.search import ddp_jobs
 from nas_core.training import TensorData, load_checkpoint
 from nas_core.training.ddp import Shard
 
 ROOT = Path(__file__).parents[2]
 
 
-def _torchrun(processes: int, out: Path, *values: str, checkpoint: Path | None = None) -> str:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    command = [
-        sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}",
-        "--master-addr=127.0.0.1", f"--master-port={port}",
-        "-m", "nas_core.training.ddp", "tests.training.ddp_job:small", "--out", str(out), *values,
-    ]  # fmt: skip
-    if checkpoint:
-        command += ["--checkpoint", str(checkpoint)]
+def _torchrun(words: list[str], folder: Path) -> str:
+    command = [sys.executable, "-m", "torch.distributed.run", *words]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=folder, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
 
 def test_two_processes_equal_one(tmp_path):
     one, two = tmp_path / "one.pt", tmp_path / "two.pt"
-    assert "1 processes" in _torchrun(1, one)
-    assert "2 processes" in _torchrun(2, two)
+    for processes, out in ((1, one), (2, two)):
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        where = [
+            f"--nproc-per-node={processes}",
+            "--master-addr=127.0.0.1",
+            f"--master-port={port}",
+        ]
+        job = ["-m", "nas_core.training.ddp", "tests.training.ddp_job:small", "--out", out.name]
+        assert f"{processes} processes" in _torchrun([*where, *job], tmp_path)
     a, b = load_checkpoint(one)["model"], load_checkpoint(two)["model"]
     assert a.keys() == b.keys()
     for name in a:
@@ -82,3 +85,38 @@ def test_without_torchrun_it_says_so(tmp_path):
         env={k: v for k, v in os.environ.items() if k != "RANK"},
     )  # fmt: skip
     assert done.returncode == 2 and "start this with torchrun" in done.stderr
+
+
+def test_command_of_the_readme_on_a_smaller_scale(tmp_path):
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    (line,) = [line for line in text.splitlines() if line.startswith("torchrun ")]
+    for large, small in (
+        ("--nproc-per-node=4", "--nproc-per-node=2"),
+        ("dataset=cifar10", "dataset=digits"),
+        ("blocks=3", "blocks=2 channels=(2,4,8)"),
+        ("epochs=300", "epochs=1"),
+    ):
+        assert large in line
+        line = line.replace(large, small)
+    assert "1 epochs, 2 processes" in _torchrun(shlex.split(line)[1:], tmp_path)
+    assert load_checkpoint(tmp_path / "resnet20.pt")["history"][0]["val_accuracy"] > 0
+    assert len(list((tmp_path / "build").glob("resnet20.*"))) == 2  # one of each process
+
+
+def test_job_of_a_saved_run(tmp_path):
+    """The architecture that a search found, with new weights; another space is refused."""
+    setup = search.Setup(
+        space_args=(("blocks_per_group", 2), ("channels", (2, 4, 8))), train_limit=64, val_limit=64
+    )
+    trial = search.search_trial(setup, 1.0, search.BudgetConfig(epochs=2, warmup_epochs=1))
+    trial.run.save(tmp_path / "run.pt")
+    values = {"run": str(tmp_path / "run.pt"), "dataset": "digits", "epochs": 3}
+    space = dict(setup.space_args)
+    model, images, config = ddp_jobs.searched(torch.device("cpu"), space_args=space, **values)
+    x, _ = next(images.test.batches(5, seed=0))
+    assert config.epochs == 3 and model(x).shape == (5, 10)
+    sizes = {n: p.shape for n, p in trial.network.named_parameters()}
+    assert {n: p.shape for n, p in model.named_parameters()} == sizes
+    space["blocks_per_group"] = 3
+    with pytest.raises(ValueError, match="is not the space of"):
+        ddp_jobs.searched(torch.device("cpu"), space_args=space, **values)
