@@ -37,7 +37,7 @@ class ProbeStreams(StreamSet):
         labels = torch.where(word, 1 + (u * v > 0).long(), 0)
         empty = torch.zeros(count, 0)
         streams = cls(
-            MFCC(), ("silence", "word +", "word -"), empty, empty, labels, word.float(),
+            MFCC(), ("silence", "word −", "word +"), empty, empty, labels, word.float(),
             labels.amax(1), torch.full((count,), steps),
         )  # fmt: skip
         loud = word.float() + 0.1 * torch.randn(count, steps, generator=g)

@@ -312,6 +312,27 @@ def test_the_twin_of_a_view_serves_while_the_widget_is_not_there(page):
     assert page.locator(".nas-view").count() == 0
 
 
+def test_a_view_that_is_seen_later_takes_up_where_the_other_is(page):
+    chain = keyword_chain()
+    steps = torch.ones(4, len(chain), dtype=torch.bool)
+    view = ArchView(chain, frames=steps, frame=0, frame_label="step")
+    other = ArchView(chain, frames=steps, frame=0, frame_label="step")
+    panel = StreamPanel(
+        torch.zeros(16_000), np.full((4, 2), 0.5), range(4), [1] * 4, ["a", "b"], view=view
+    )
+    cells = [f'<div class="jp-OutputArea">{v.without_kernel()}</div>' for v in (panel, other, view)]
+    page.set_content(cells[0] + '<div style="height:4000px"></div>' + cells[1] + cells[2])
+    page.get_by_label("step of the stream").focus()
+    page.keyboard.press("End")
+    assert page.locator(".when").count() == 0
+    page.mouse.wheel(0, 5000)
+    page.locator(".when", has_text="step 4 of 4").wait_for()
+    page.locator(".when", has_text="step 1 of 4").wait_for()  # no partner of the panel
+    page.locator(".nas-view input[type=range]").last.focus()
+    page.keyboard.press("Home")
+    assert page.get_by_label("step of the stream").input_value() == "0"
+
+
 def test_colours_of_light_and_dark_pages(page):
     graph, chain, modules = fabric(8, 6), keyword_chain(), module_grid(4, 5)
     epochs = annealed(graph, 300)
