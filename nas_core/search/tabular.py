@@ -181,7 +181,13 @@ class CellTable:
         return (*cell[:edge], other, *cell[edge + 1 :])
 
 
-def load_nasbench201(path: str | Path, data: str = "c10") -> CellTable:
+def load_nasbench201(
+    path: str | Path,
+    data: str = "c10",
+    *,
+    latency: str | Path | None = None,
+    device: str = "gold_6226",
+) -> CellTable:
     """NAS-Bench-201 from its compact CSV (any compression that pandas reads).
 
     The file has one row per cell: `arch` (NAS-Bench-201's string), accuracies in percent called
@@ -191,6 +197,9 @@ def load_nasbench201(path: str | Path, data: str = "c10") -> CellTable:
 
     Args:
         data: "c10", "c100" or "in16".
+        latency: second file, a row per `index` and a column of milliseconds per device; without
+            it latencies are not known.
+        device: a column of that file, e.g. "pixel3" or "1080ti_32" (batches of 32).
     """
     frame = pd.read_csv(path)
     columns = {
@@ -210,4 +219,11 @@ def load_nasbench201(path: str | Path, data: str = "c10") -> CellTable:
             "params": (1e6 * frame["params_c10_M"]).round().astype("int64"),
         }
     )
+    if latency is not None:
+        times = pd.read_csv(latency, index_col="index").reindex(frame["index"])
+        if device not in times or times[device].isna().any():
+            raise ValueError(
+                f"{latency} has no {device!r} for every cell; there are {', '.join(times)}"
+            )
+        about["latency_ms"] = times[device].to_numpy()
     return CellTable(f"nasbench201-{data}", cells, accuracy, about, provenance={"file": str(path)})

@@ -262,6 +262,14 @@ def test_nasbench201_in_its_compact_form(tmp_path):
     assert table.macs((3,) * 6) == 220_119_690 and table.about.params[1] == 1_531_546
     with pytest.raises(ValueError, match="lacks the columns .*c100_val_12ep"):
         load_nasbench201(path, "c100")
+    times = pd.DataFrame({"index": [2, 0, 1], "pixel3": [7.5, 3.5, 21.0], "fpga": [1, 2, None]})
+    times.to_csv(tmp_path / "latency.csv", index=False)
+    assert np.isnan(table.latency_ms((3,) * 6))
+    timed = load_nasbench201(path, latency=tmp_path / "latency.csv", device="pixel3")
+    assert [timed.latency_ms(cell) for cell in cells] == [3.5, 21.0, 7.5]
+    for device in ("watch", "fpga"):
+        with pytest.raises(ValueError, match=f"no '{device}' for every cell; there are pixel3, fp"):
+            load_nasbench201(path, latency=tmp_path / "latency.csv", device=device)
     frame.loc[2, "arch"] = frame.loc[0, "arch"]
     frame.to_csv(path, index=False)
     with pytest.raises(ValueError, match="twice"):
@@ -274,7 +282,15 @@ def test_real_nasbench201_when_it_is_there():
         pytest.skip(
             f"no {path.name} in NAS_DATA: the compact NAS-Bench-201 is the reader's to bring"
         )
-    table = load_nasbench201(path)
-    assert len(table) == 15_625
-    best = table.accuracy(table.best(epochs=200), split="test", epochs=200)
-    assert best == pytest.approx(0.9437, abs=1e-4)
+    times = path.with_name("nasbench201_latency_ms.csv.xz")
+    # The published optima of 200 epochs, and the smallest and largest figures of the benchmark.
+    for data, optimum in (("c10", 0.9437), ("c100", 0.7351), ("in16", 0.4731)):
+        table = load_nasbench201(path, data, latency=times, device="raspi4")
+        assert len(table) == 15_625
+        best = table.accuracy(table.best(epochs=200), split="test", epochs=200)
+        assert best == pytest.approx(optimum, abs=1e-4)
+    first, convolutions = table.cells[0], (CONV3,) * 6
+    assert (table.macs(first), table.params(first)) == (15_647_370, 129_306)
+    assert (table.macs(convolutions), table.params(convolutions)) == (220_119_690, 1_531_546)
+    assert table.latency_ms(first) == 10.482
+    assert spearmanr(table.about.latency_ms, table.about.macs).statistic > 0.5
