@@ -131,7 +131,7 @@ def main() -> None:
         rows.append(compared(f"keyword stream, full size: {name} / everything", name, "everything"))
     accuracy = f"{heard:.1f} % / {static_heard:.1f} % of words correct"
     for full, size in ((True, "full size"), (False, "the size it was trained at")):
-        what = f"keyword stream, {size}: SANAS / static of the same accuracy ({accuracy})"
+        what = f"keyword stream, {size}: SANAS / narrowest static net as accurate ({accuracy})"
         rows.append(compared(what, ("SANAS", full), ("static", full)))
     write_results("streaming", rows)
 
