@@ -26,6 +26,7 @@ import cloudpickle
 
 Trial = tuple[str, Mapping[str, Any]]  # key and configuration
 OWN_COLUMNS = frozenset({"status", "error", "attempts", "seconds", "worker"})  # of the table
+HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # and empty SETTINGS
 
 
 class SweepError(ValueError):
@@ -258,7 +259,11 @@ def _connect(address: str | None) -> tuple[Any, bool]:
     try:
         host, _, port = target.removeprefix("ray://").rpartition(":")
         if host and port.isdigit():  # Ray itself would knock for many minutes
-            socket.create_connection((host, int(port)), timeout=10).close()
+            with socket.create_connection((host, int(port)), timeout=10) as probe:
+                if os.environ.get("RAY_USE_TLS") != "1":
+                    probe.sendall(HTTP2_HELLO)
+                    if probe.recv(9)[3:4] != b"\x04":  # RFC 9113, 3.4: a SETTINGS frame
+                        raise ConnectionError("another kind of server answers")
         ray.init(address=target, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:  # OSError: also ConnectionError, timeouts
         reason = f"{type(error).__name__}: {error}".splitlines()[0]

@@ -102,12 +102,27 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
 
 
 def test_unreachable_cluster_names_the_commands(monkeypatch):
-    with socket.socket() as s:  # a port that nobody listens on
+    with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
-    with pytest.raises(ClusterUnreachable, match="ray start --head"):
-        sweep(trials.square, grid(x=[1]), engine="ray")
+        address = f"127.0.0.1:{s.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(ClusterUnreachable, match=f"{address}.*ray start --head"):
+            sweep(trials.square, grid(x=[1]), engine="ray")  # a port that nobody listens on
+        s.listen()
+
+        def web_page() -> None:
+            connection, _ = s.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(b"HTTP/1.1 404 Not Found\r\n\r\n")
+
+        page = threading.Thread(target=web_page)
+        page.start()
+        with pytest.raises(ClusterUnreachable, match="another kind of server answers"):
+            sweep(trials.square, grid(x=[1]), engine="ray")
+        page.join()
+    with pytest.raises(ClusterUnreachable, match="Invalid address format: head"):
+        sweep(trials.square, grid(x=[1]), engine="ray", address="head")
 
 
 def test_gpu_fractions_reach_the_scheduler(cluster):

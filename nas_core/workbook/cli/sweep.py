@@ -74,6 +74,8 @@ def main(args: argparse.Namespace) -> int:
     table.to_csv(out / f"{stem}.csv", index=False)
     done = table[table.status == "done"]
     print(f"{len(done)} of {len(table)} trials done: {out / stem}.csv")
+    if table.attrs["interrupted"]:
+        print("interrupted; the same command goes on")
     for row in table[table.status == "failed"].itertuples():
         print(f"failed: {row.error}")
     if len(done):
