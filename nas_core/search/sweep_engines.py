@@ -232,7 +232,8 @@ def _ray_outcomes(ray, ours, fn, trials, retries, cpus, gpus) -> Generator[Outco
                     result, error, seconds, where = ray.get(ref)
                 except ray.exceptions.RayError as lost:
                     result, where = None, "lost"
-                    error = f"WorkerLost: {type(lost).__name__}"
+                    why = getattr(lost, "cause", None) or lost
+                    error = f"WorkerLost: {type(why).__name__}: {why}".splitlines()[0]
                     seconds = time.perf_counter() - started
                 if result is None and attempts[key] <= retries:
                     waiting.append(trial)

@@ -11,8 +11,8 @@ import sys
 from ray.cluster_utils import Cluster
 
 NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
-# A node is given up two seconds after its death (Ray waits 15), a slow answer is none.
-SYSTEM = {"health_check_period_ms": 500, "health_check_failure_threshold": 4}
+# A node is given up two seconds after its death (Ray waits 15). Its workers do not stand back.
+SYSTEM = {"health_check_period_ms": 500, "health_check_failure_threshold": 4, "worker_niceness": 0}
 
 
 def main() -> None:

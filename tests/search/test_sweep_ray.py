@@ -6,10 +6,13 @@ reason. A cluster that has started must do its work.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import selectors
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -149,6 +152,26 @@ def test_failures_on_the_cluster_lose_no_other_trial(cluster, tmp_path):
     assert table.status.tolist() == ["done", "done", "failed", "done"]
     assert trials.calls(tmp_path)[2] == 2
     assert "two is not to my liking" in table.error[2]
+
+
+def test_table_of_chapter_one_is_made_on_the_cluster(cluster, tmp_path):
+    """Ctrl-C after the first of its trials; the command then says that it may be repeated."""
+    store = tmp_path / "s.sqlite"
+    words = ["-m", "nas_core.search.make_table", "--engine", "ray", "--store", str(store)]
+    command = subprocess.Popen(
+        [sys.executable, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": cluster.address},
+    )  # fmt: skip
+    done = []
+    while not done and command.poll() is None:
+        time.sleep(0.5)
+        with contextlib.suppress(sqlite3.OperationalError), sqlite3.connect(store) as db:
+            done = db.execute("SELECT result FROM trials WHERE status = 'done'").fetchall()
+    command.send_signal(signal.SIGINT)
+    errors = command.communicate()[1]
+    assert "interrupted; the same command goes on" in errors
+    result = json.loads(done[0][0])
+    assert len(result["cells"]) == len(result["right"]["val"]) >= 40
 
 
 def test_a_node_killed_during_the_sweep_loses_nothing(cluster, tmp_path, monkeypatch):
