@@ -42,10 +42,11 @@ class Run:
             return "No path from input to output has every γ above ½: nothing was found."
         verdict = "meets" if self.meets_budget else "MISSES"
         share = self.cost / self.full_cost
+        cost = f"{self.cost:.4g} {self.cost_unit}".rstrip()
         return (
             f"{len(self.architecture.kept)} of {len(self.graph)} edges are left; their "
-            f"{self.cost_name} of {self.cost:.4g} {self.cost_unit} ({share:.0%} of the full "
-            f"network) {verdict} the budget of {self.budget:.4g}."
+            f"{self.cost_name} of {cost} ({share:.0%} of the full network) "
+            f"{verdict} the budget of {self.budget:.4g}."
         )
 
     def save(self, path: str | Path) -> None:

@@ -157,12 +157,13 @@ def plot_history(
             ax.plot(xs[seen], ys[seen], color=colour, dashes=dash, lw=1.6, label=str(name) or None)
         if budget is not None and column == budget_column:
             ax.axhline(budget, color=PALETTE[3], lw=1, ls=(0, (4, 3)))
-            ax.annotate("budget", (1, budget), xycoords=("axes fraction", "data"), fontsize=7,
-                        ha="right", va="bottom", color=PALETTE[3])  # fmt: skip
+            ax.annotate("budget", (1, budget), (0, 2), xycoords=("axes fraction", "data"),
+                        textcoords="offset points", fontsize=7, ha="right", va="bottom",
+                        color=PALETTE[3])  # fmt: skip
         if warmup:
             ax.axvspan(_column(history, x).min(), warmup, color="#EFEFEF", zorder=0, lw=0)
         style(ax, xlabel=x, title=label)
-        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
         if abs(ax.get_ylim()[1]) >= 1e4:
             ax.yaxis.set_major_formatter(EngFormatter(sep=" "))
     if group is not None:

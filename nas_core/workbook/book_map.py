@@ -70,7 +70,7 @@ def _box(ax: Axes, chapter: Chapter, x: float, y: float, colour: str, far: list[
             zorder=2,
         )
     )
-    words = "\n".join(textwrap.wrap(f"{chapter.number:02d} {chapter.title}", 19))
+    words = "\n".join(textwrap.wrap(f"{chapter.number:02d} {chapter.title}", 17))
     ink = "black" if ready else "#555555"
     ax.text(x, y, words, ha="center", va="center", fontsize=7, color=ink, zorder=3)
     if far:

@@ -27,8 +27,8 @@ def expect(name: str, value: Any, lo: float, hi: float) -> None:
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"expect({name!r}): {value!r} is no single number") from error
     if not lo <= number <= hi:  # also when it is not a number
-        raise ExpectationError(f"✗ {name}: {number:.6g} lies outside [{lo:g}, {hi:g}]")
-    print(f"✓ {name}: within [{lo:g}, {hi:g}]")
+        raise ExpectationError(f"✗ {name}: {number:.6g} lies outside [{lo:.10g}, {hi:.10g}]")
+    print(f"✓ {name}: within [{lo:.10g}, {hi:.10g}]")
 
 
 def bands(notebook: str | Path) -> dict[str, Band]:
