@@ -320,7 +320,8 @@ def optuna_search(
     """A strategy out of one of Optuna's samplers, e.g. `lambda seed: TPESampler(seed=seed)`.
 
     With a pruner (Hyperband) a trial reports after each of the table's epochs and may be stopped.
-    A study in `storage`, e.g. `sqlite:///study.db`, can be looked at with `optuna-dashboard`.
+    A study in `storage`, e.g. `sqlite:///study.db`, can be looked at with `optuna-dashboard`; it
+    is named after the seed, and Optuna refuses a second one of that name.
     """
     import optuna
 
@@ -337,7 +338,11 @@ def optuna_search(
             trial = study.ask()
             cell = suggest_cell(trial, problem.table)
             for epochs in problem.fidelities if pruner else (problem.full,):
-                value = problem.train(cell, epochs)
+                try:
+                    value = problem.train(cell, epochs)
+                except BudgetSpent:
+                    study.tell(trial, state=optuna.trial.TrialState.FAIL)  # else it runs for ever
+                    raise
                 trial.report(value, epochs)
                 if pruner and trial.should_prune():
                     study.tell(trial, state=optuna.trial.TrialState.PRUNED)

@@ -7,6 +7,7 @@ import math
 import random
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 import torch
@@ -254,3 +255,17 @@ def test_shared_weights_learn(net):
     assert min(after) > 0.9
     kept = net.state_dict()
     assert all(torch.equal(v, kept[k]) for k, v in state.items() if "num_batches" not in k)
+
+
+def test_a_stored_study_holds_the_search(table, tmp_path):
+    """What `optuna-dashboard` shows: every training with its value, and none that still runs."""
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    strategy = s.optuna_search(lambda seed: optuna.samplers.TPESampler(seed=seed), None, storage)
+    problem = s.Problem(table, 12)
+    run = s.run_search(strategy, problem, 3)
+    study = optuna.load_study(study_name="search 3", storage=storage)
+    values = [trial.value for trial in study.trials if trial.state.name == "COMPLETE"]
+    assert values == run.val.tolist() and len(values) == 4  # of three seeds each
+    assert [trial.state.name for trial in study.trials[4:]] == ["FAIL"]
+    with pytest.raises(optuna.exceptions.DuplicatedStudyError):
+        s.run_search(strategy, s.Problem(table, 12), 3)
