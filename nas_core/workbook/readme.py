@@ -18,7 +18,7 @@ from nas_core.workbook.results import read_results
 
 COVER = "notebooks/images/cover.png"
 # Columns that tell the rows of a result apart, seeds apart.
-_GROUPS = ("strategy", "kind", "model", "learner", "cost_name", "share", "budget", "lam")
+_GROUPS = ("strategy", "kind", "learner", "cost_name", "share", "budget", "lam")
 
 
 def chapter_table(book: Book) -> str:
@@ -45,15 +45,17 @@ def results_table(book: Book) -> str:
     for record in read_results(root=book.root):
         frame, name = pd.DataFrame(record["rows"]), record["name"]
         if "A" in frame and "stream" in frame:
-            name += f", mean of {frame.stream.nunique()} streams"
+            streams = frame.stream.nunique()
+            name += f", mean of {streams} streams" if streams > 1 else ""
             frame = _over_streams(frame)
         value = next((c for c in ("test_accuracy", "accuracy", "A") if c in frame), None)
-        by = [c for c in _GROUPS if c in frame and frame[c].nunique(dropna=False) > 1]
+        groups = ("model",) if "model" in frame else _GROUPS  # a model's name says its settings
+        by = [c for c in groups if c in frame and frame[c].nunique(dropna=False) > 1]
         smoke = record["config"].get("profile") == "smoke"  # the chapter itself shows those
         if value is None or "seed" not in frame or "epoch" in frame or smoke:
             continue
-        groups = frame.groupby(by, dropna=False) if by else [((), frame)]
-        for key, rows in groups:
+        parts = frame.groupby(by, dropna=False) if by else [((), frame)]
+        for key, rows in parts:
             told = [f"{c} {_short(k)}" for c, k in zip(by, key, strict=True) if k == k]
             number = record["chapter"].split("_")[0]
             cells = [
