@@ -163,12 +163,15 @@ def test_table_of_chapter_one_is_made_on_the_cluster(cluster, tmp_path):
         env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": cluster.address},
     )  # fmt: skip
     done = []
-    while not done and command.poll() is None:
-        time.sleep(0.5)
-        with contextlib.suppress(sqlite3.OperationalError), sqlite3.connect(store) as db:
-            done = db.execute("SELECT result FROM trials WHERE status = 'done'").fetchall()
-    command.send_signal(signal.SIGINT)
-    errors = command.communicate()[1]
+    try:
+        while not done and command.poll() is None:
+            time.sleep(0.5)
+            with contextlib.suppress(sqlite3.OperationalError), sqlite3.connect(store) as db:
+                done = db.execute("SELECT result FROM trials WHERE status = 'done'").fetchall()
+        command.send_signal(signal.SIGINT)
+        errors = command.communicate(timeout=60)[1]
+    finally:
+        command.kill()
     assert "interrupted; the same command goes on" in errors
     result = json.loads(done[0][0])
     assert len(result["cells"]) == len(result["right"]["val"]) >= 40
