@@ -97,6 +97,7 @@ def test_the_legend_names_every_kind_inside_the_picture(graph):
     figure = architecture_figure(graph, title=graph.name)
     legend = figure.axes[0].get_legend()
     assert sorted(text.get_text() for text in legend.get_texts()) == kinds
+    figure.set_dpi(80)  # as `to_png` draws: type is wider there
     FigureCanvasAgg(figure).draw()
     whole, box = figure.bbox, legend.get_tightbbox()
     assert whole.x0 <= box.x0 and whole.y0 <= box.y0
