@@ -117,7 +117,7 @@ class _Learner:
         order = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(order_seed))
         generator = torch.Generator().manual_seed(sample_seed)
         for group in self.optimiser.param_groups:
-            group["lr"] = c.lr * (0.01 + 0.99 * (1 + np.cos(np.pi * epoch / c.epochs)) / 2)
+            group["lr"] = c.lr * (0.01 + 0.99 * (1 + float(np.cos(np.pi * epoch / c.epochs))) / 2)
         self.model.train()
         sums = {"loss": 0.0, "cost": 0.0}
         count = 0

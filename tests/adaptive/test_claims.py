@@ -81,6 +81,30 @@ def test_the_search_finds_the_policy_that_is_known_to_be_best():
     assert found["share_correlation"] == pytest.approx(1 - 2 * CHANGE, abs=0.06)
 
 
+def test_an_interrupted_search_continues_as_if_nothing_had_happened(tmp_path, monkeypatch):
+    streams, config = ProbeStreams.draw(128), SanasConfig(epochs=3, lr=0.02, lam=1.0)
+    calls = iter(range(9))
+
+    def interrupting(*args, **options):
+        if next(calls) == 1:  # in the second epoch, after its training
+            raise KeyboardInterrupt
+        return evaluate(*args, **options)
+
+    whole, halved = probe_network(), probe_network()
+    first = train(whole, streams, streams, config, progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr("nas_core.adaptive.training.evaluate", interrupting)
+        point = tmp_path / "point.pt"
+        assert train(halved, streams, streams, config, checkpoint=point, progress=False).interrupted
+    again = probe_network(seed=1)
+    second = train(again, streams, streams, config, checkpoint=point, progress=False)
+    assert second.history.drop(columns="seconds", errors="ignore").equals(
+        first.history.drop(columns="seconds", errors="ignore")
+    )
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
 @pytest.mark.parametrize(
     ("settings", "share"),
     [({"lam": 0.0}, 1.0), ({"lam": 4.0}, 0.15), ({"lam": 1.0, "blind": True}, 1.0)],
