@@ -96,7 +96,7 @@ class _EdgeOperations(nn.Module):
     """One edge i→j of all cells: `[B, K, C, H, W]` → the same, each cell by its own operation.
 
     Cells are brought into the order of their operations, which costs a copy each way; cells that
-    come sorted (`all_cells` sorts by the first edges) are only sliced.
+    come sorted (`table_cells` sorts by the first edges) are only sliced.
     """
 
     there: Tensor

@@ -25,6 +25,7 @@ from nas_core.search.sweep_engines import (
     ClusterUnreachable,
     Outcome,
     SweepError,
+    Trial,
     check_picklable,
     local_outcomes,
     ray_outcomes,
@@ -117,8 +118,7 @@ def sweep(
     name = f"{getattr(fn, '__module__', '?')}.{getattr(fn, '__qualname__', type(fn).__name__)}"
     payload = check_picklable(fn)
     with closing(_Store(store, name)) as db:
-        db.add(trials)
-        todo = [(key, config) for key, config in trials.items() if db.status(key) != "done"]
+        todo = db.enter(trials)
         interrupted = False
         if engine == "ray" and todo:
             outcomes = ray_outcomes(
@@ -204,15 +204,15 @@ class _Store:
                 self.db.execute("INSERT INTO sweep VALUES (?)", (function,))
         return known[0] if known else function
 
-    def add(self, trials: Mapping[str, Mapping]) -> None:
+    def enter(self, trials: Mapping[str, Mapping]) -> list[Trial]:
+        """Write down what is planned; returns the trials that are not done."""
         rows = [(key, json.dumps(config)) for key, config in trials.items()]
         with self.db:
             self.db.executemany(
                 "INSERT OR IGNORE INTO trials (key, config, status) VALUES (?, ?, 'pending')", rows
             )
-
-    def status(self, key: str) -> str:
-        return self.db.execute("SELECT status FROM trials WHERE key = ?", (key,)).fetchone()[0]
+        done = {key for (key,) in self.db.execute("SELECT key FROM trials WHERE status = 'done'")}
+        return [trial for trial in trials.items() if trial[0] not in done]
 
     def finish(self, o: Outcome) -> None:
         with self.db:
