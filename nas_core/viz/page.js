@@ -24,13 +24,30 @@ function unpack(text) {
 
 /** Views of one notebook that share an id show the same frame: no kernel is asked. */
 function follow({ model, el }, id, go) {
-  let home;
+  if (!id) return () => {};
+  let home, moved = false;
   const page = () => (home ??= el.closest(".jp-Notebook"));
-  const tell = () => document.dispatchEvent(new CustomEvent("nas-frame", { detail: { id, page: page(), t: model.get("frame") } }));
-  const hear = ({ detail }) => detail.id === id && detail.page === page() && detail.t !== model.get("frame") && go(detail.t);
+  const say = (t) => document.dispatchEvent(new CustomEvent("nas-frame", { detail: { id, page: page(), t } }));
+  const tell = () => {
+    moved = true;
+    say(model.get("frame"));
+  };
+  const hear = ({ detail }) => {
+    if (detail.id !== id || detail.page !== page()) return;
+    if (detail.t === undefined) moved && tell();
+    else if (detail.t !== model.get("frame")) go(detail.t);
+  };
+  // A notebook draws what is seen: a view that comes later asks where the others are, as soon as
+  // it has a place on the page.
+  const placed = new ResizeObserver(() => {
+    placed.disconnect();
+    say();
+  });
+  placed.observe(el);
   model.on("change:frame", tell);
   document.addEventListener("nas-frame", hear);
   return () => {
+    placed.disconnect();
     model.off("change:frame", tell);
     document.removeEventListener("nas-frame", hear);
   };

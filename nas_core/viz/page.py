@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -40,8 +41,9 @@ _ids: Counter[str] = Counter()
 def code(name: str) -> dict[str, str]:
     """ESM and CSS of the view `name`, each in one text without imports."""
     colours = ["".join(f"--k{i}:{c};" for i, c in enumerate(p)) for p in (PALETTE, DARK_PALETTE)]
+    esm = (_HERE / "page.js").read_text("utf-8") + (_HERE / f"{name}.js").read_text("utf-8")
     return {
-        "esm": (_HERE / "page.js").read_text("utf-8") + (_HERE / f"{name}.js").read_text("utf-8"),
+        "esm": re.sub(r"^ *(//|/\*\*).*\n", "", esm, flags=re.M),  # comments stay with the sources
         "css": f".nas-view{{{colours[0]}}} {_DARK_PAGE} .nas-view{{{colours[1]}}}\n"
         + (_HERE / "page.css").read_text("utf-8"),
     }

@@ -55,13 +55,8 @@ async function render({ model, el }) {
   el.append(root);
   model.on("change:frame", update);
   const unfollow = follow({ model, el }, s.view, go);
-  // A notebook draws what is seen: the view of the architecture may come after the cursor was moved.
-  const tell = () => document.dispatchEvent(new CustomEvent("nas-frame", { detail: { id: s.view, page: el.closest(".jp-Notebook"), t: model.get("frame") } }));
-  const late = new MutationObserver(tell);
-  model.on("change:frame", () => s.view && late.observe(document.body, { childList: true, subtree: true }));
   update();
   return () => {
-    late.disconnect();
     unfollow();
     model.off("change:frame", update);
   };
