@@ -10,7 +10,7 @@ import time
 import torch
 from common import write_results
 
-from nas_core.costs import distributed, longest_first
+from nas_core.costs import Distributed, longest_first
 from nas_core.spaces import conv_fabric
 from nas_core.supernet import BernoulliSampler
 from nas_core.training import one_thread
@@ -36,8 +36,8 @@ def main() -> None:
     assert len(masks) == 256
     rows = []
     for n in (1, 2, 4):
-        cold = milliseconds(lambda n=n: distributed(net, n)(masks))
-        cost = distributed(net, n)
+        cold = milliseconds(lambda n=n: Distributed(net, n)(masks))
+        cost = Distributed(net, n)
         cost(masks)
         warm = milliseconds(lambda cost=cost: cost(masks))
         what = f"256 distinct W=8 fabrics, n={n}"
@@ -45,7 +45,7 @@ def main() -> None:
             {"what": f"{what}, cold", "value": round(cold, 1), "unit": "ms", "versus": "limit 150"},
             {"what": f"{what}, again", "value": round(warm, 2), "unit": "ms", "versus": "memoised"},
         ]
-    slow = distributed(net, 2, longest_first)
+    slow = Distributed(net, 2, longest_first)
     each = milliseconds(lambda: slow(masks[:16]), 1) * 16
     rows.append(
         {

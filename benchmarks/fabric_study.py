@@ -23,8 +23,8 @@ from nas_core.workbook.results import record_result
 COSTS = {
     "computation": lambda net: costs.computation(net),
     "memory": lambda net: costs.memory(net),
-    "distributed n=1": lambda net: costs.distributed(net, 1),
-    "distributed n=4": lambda net: costs.distributed(net, 4),
+    "distributed n=1": lambda net: costs.Distributed(net, 1),
+    "distributed n=4": lambda net: costs.Distributed(net, 4),
 }
 
 
@@ -61,7 +61,7 @@ def study(given: argparse.Namespace, cost_name: str, budget: float, seed: int) -
     grid = [e for e in run.architecture.kept if net.graph.edges[e].kind not in ("stem", "head")]
     finest = [e for e in range(net.num_edges) if net.graph.edges[e].target.endswith(".0")]
     finest = [e for e in finest if net.graph.edges[e].kind != "stem"]
-    widest = max(map(len, costs.distributed(net, 4).schedule(mask)), default=0)
+    widest = max(map(len, costs.Distributed(net, 4).schedule(mask)), default=0)
     return {
         "data": given.data,
         "cost_name": cost_name,

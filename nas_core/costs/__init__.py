@@ -1,16 +1,24 @@
 """What an architecture costs: any callable on masks; here are those of the book."""
 
-from nas_core.costs.additive import AdditiveCost, Cost, computation, evaluate, memory
-from nas_core.costs.distributed import Distributed, distributed, longest_first
-from nas_core.costs.edge import cloud_prices, edge, random_prices, sides
+from nas_core.costs.additive import (
+    AdditiveCost,
+    Cost,
+    cloud_prices,
+    computation,
+    memory,
+    per_edge,
+    price,
+    random_prices,
+    sides,
+)
+from nas_core.costs.distributed import Distributed, longest_first
 from nas_core.costs.latency import (
     Latency,
     LatencyTable,
     Timing,
     check_table,
-    latency,
     latency_table,
-    measure,
+    time_call,
 )
 
 __all__ = [
@@ -23,14 +31,12 @@ __all__ = [
     "check_table",
     "cloud_prices",
     "computation",
-    "distributed",
-    "edge",
-    "evaluate",
-    "latency",
     "latency_table",
     "longest_first",
-    "measure",
     "memory",
+    "per_edge",
+    "price",
     "random_prices",
     "sides",
+    "time_call",
 ]

@@ -40,7 +40,15 @@ def unit_ops(module: nn.Module | None, node: bool = False) -> int:
 
 
 class Distributed:
-    """Cycles of a schedule with n parallel units; build it with `distributed`.
+    """Number of cycles that n parallel units need for an architecture.
+
+    One cycle runs up to n unit operations: the layers of an edge one after another, and sums
+    where the space says so (see `unit_ops`).
+
+    Args:
+        n: number of units, 1, 2, … or `math.inf`.
+        allocation: the greedy list schedule of the thesis when absent; else any callable from
+            `(operations, n)` to the operations of every cycle. Its schedules are checked.
 
     Operations are inserted in the order of the edges, then of the nodes. The greedy order is the
     reverse of the post-order of a depth-first search that starts from operations in insertion
@@ -99,23 +107,6 @@ class Distributed:
         if self.n == 1:  # a single unit is never idle
             return self._ops.present(rows)[:, self._ops.duration].sum(1).astype(float).tolist()
         return _greedy(self._ops, rows, self.n).max(1).astype(float).tolist()
-
-
-def distributed(
-    supernet: SuperNetwork, n: float, allocation: Allocation | None = None
-) -> Distributed:
-    """Number of cycles that n parallel units need for an architecture.
-
-    One cycle runs up to n unit operations: the layers of an edge one after another, and sums
-    where the space says so (`unit_ops`; in a convolutional fabric each sum takes a cycle, in a
-    ResNet fabric it is free).
-
-    Args:
-        n: number of units, 1, 2, … or `math.inf`.
-        allocation: the greedy list schedule of the thesis when absent; else any callable from
-            `(operations, n)` to the operations of every cycle. Its schedules are checked.
-    """
-    return Distributed(supernet, n, allocation)
 
 
 def longest_first(operations: nx.DiGraph, n: float) -> list[list[str]]:

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +31,7 @@ class Timing:
     repeats: int
 
 
-def measure(
+def time_call(
     call: Callable[[], object],
     device: torch.device | str = "cpu",
     *,
@@ -75,7 +74,7 @@ class Latency:
         supernet: stays where it is; call `.to(device)` on it first. It is measured in evaluation
             mode without gradients, and only the modules an architecture keeps are called.
         batch_size: examples per call.
-        repeats, warmup: see `measure`.
+        repeats, warmup: see `time_call`.
         fresh: False gives the median, remembered per architecture; True times every architecture
             once more at every call, which is a stochastic cost in the sense of section 3.4.3.
     """
@@ -122,7 +121,7 @@ class Latency:
         device = next(net.parameters()).device
         x = torch.randn(self.batch_size, *net.graph.shapes[net.graph.source], device=device)
         with _evaluating(net):
-            return measure(lambda: net(x, mask), device, repeats=repeats, warmup=warmup)
+            return time_call(lambda: net(x, mask), device, repeats=repeats, warmup=warmup)
 
 
 @dataclass(frozen=True)
@@ -170,11 +169,6 @@ class LatencyTable:
             raise ValueError(f"{path} is not a latency table: {error!r}") from error
 
 
-def latency(supernet: SuperNetwork, **options: Any) -> Latency:
-    """Measured milliseconds of whole architectures; options are those of `Latency`."""
-    return Latency(supernet, **options)
-
-
 def latency_table(
     supernet: SuperNetwork, *, batch_size: int = 1, repeats: int = 20, warmup: int = 3
 ) -> LatencyTable:
@@ -193,7 +187,7 @@ def latency_table(
         op = supernet.node_op(graph.edge_targets[e])
         step = _EdgeStep(supernet.edge_modules[e], op)
         with _evaluating(step):
-            edges[info.name] = measure(partial(step, x), device, repeats=repeats, warmup=warmup)
+            edges[info.name] = time_call(partial(step, x), device, repeats=repeats, warmup=warmup)
     return LatencyTable(graph.name, graph.fingerprint, describe_device(device), batch_size, edges)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from nas_core.costs import Cost, evaluate
+from nas_core.costs import Cost, price
 from nas_core.search.reinforce import overspend, policy_loss
 from nas_core.search.run import Run
 from nas_core.search.space_profile import profile_space
@@ -107,7 +107,7 @@ def budgeted(
         history=loop.history.frame(),
         probabilities=torch.tensor(search.trace.rows),
         architecture=architecture,
-        cost=evaluate(cost, architecture.mask.unsqueeze(0)).item(),
+        cost=price(cost, architecture.mask.unsqueeze(0)).item(),
         budget=float(budget),
         full_cost=full_cost,
         cost_name=getattr(cost, "name", "cost"),
@@ -168,7 +168,7 @@ class _Search:
         probabilities = full.float() if warm else self.sampler.probabilities().cpu()
         self.trace.rows.append(probabilities.tolist())
         mode = full if warm else self.sampler.mode()
-        mode_cost = evaluate(self.cost, mode.unsqueeze(0)).item()
+        mode_cost = price(self.cost, mode.unsqueeze(0)).item()
         self.supernet.eval()
         validation = measure(lambda x: self.supernet(x, mask=mode), self.data.val)
         return {
@@ -200,7 +200,7 @@ class _Search:
     def _search_step(self, x: Tensor, y: Tensor, generator: torch.Generator) -> dict:
         sample = self.sampler.sample(len(x), generator)
         mask = self.supernet.graph.reachable(sample.mask)
-        cost = evaluate(self.cost, mask)
+        cost = price(self.cost, mask)
         losses = self._loss(x, y, mask)
         penalty = overspend(cost, self.budget, self.full_cost)
         # The one point of a step at which the host waits for the device.

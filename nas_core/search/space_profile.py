@@ -8,7 +8,7 @@ import networkx as nx
 import torch
 from torch import Tensor
 
-from nas_core.costs import AdditiveCost, Cost, evaluate
+from nas_core.costs import AdditiveCost, Cost, price
 from nas_core.supernet import BernoulliSampler, ChoiceSampler, Graph
 
 _ENUMERABLE_PATHS = 5_000
@@ -56,10 +56,10 @@ def profile_space(
     candidate_paths, exact = _cheap_paths(graph, cost, paths, generator)
     full = torch.ones(1, len(graph), dtype=torch.bool)
     return SpaceProfile(
-        cheapest=evaluate(cost, candidate_paths).min().item(),
+        cheapest=price(cost, candidate_paths).min().item(),
         cheapest_is_exact=exact,
-        full=evaluate(cost, full).item(),
-        median=evaluate(cost, drawn).median().item(),
+        full=price(cost, full).item(),
+        median=price(cost, drawn).median().item(),
         paths=paths,
         masks=2 ** len(graph),
         architectures=count_architectures(graph) if len(graph) <= _ENUMERABLE_EDGES else None,

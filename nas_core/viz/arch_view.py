@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from nas_core.costs import AdditiveCost
-from nas_core.costs.additive import evaluate
+from nas_core.costs.additive import price
 from nas_core.supernet import Architecture, BernoulliSampler, ChoiceSampler, Graph
 from nas_core.viz.geometry import PALETTE, scene
 from nas_core.viz.page import View, anywidget, live
@@ -183,7 +183,7 @@ class ArchViewCore(View):
     def _mask_changed(self, _: dict) -> None:
         if self.cost is not None:
             live = self.graph.reachable(self.mask)
-            self.cost_value = float(evaluate(self.cost, live[None])[0])
+            self.cost_value = float(price(self.cost, live[None])[0])
             self._priced = [_to_text(self.mask), self.cost_value]
 
     def _handle_custom_msg(self, content: Any, buffers: Any) -> None:
@@ -263,8 +263,8 @@ class ArchViewCore(View):
                 table = cost.per_edge.tolist()
             spec |= {
                 "cost_name": self._cost_name, "unit": getattr(self.cost, "unit", ""),
-                "full": float(evaluate(self.cost, full)[0]),
-                "costs": evaluate(self.cost, live).tolist(),
+                "full": float(price(self.cost, full)[0]),
+                "costs": price(self.cost, live).tolist(),
                 "table": table,
             }  # fmt: skip
         return json.loads(json.dumps(spec, default=list))

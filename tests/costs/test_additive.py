@@ -52,8 +52,8 @@ def test_costs_without_input_shape_are_refused():
 
 def test_any_callable_is_a_cost():
     masks = random_masks(small_net())
-    assert costs.evaluate(lambda m: m.sum(1).float() ** 2, masks).dtype == torch.float64
-    assert costs.evaluate(lambda m: [1.0] * len(m), masks).sum() == 32
+    assert costs.price(lambda m: m.sum(1).float() ** 2, masks).dtype == torch.float64
+    assert costs.price(lambda m: [1.0] * len(m), masks).sum() == 32
 
 
 @pytest.mark.parametrize(
@@ -67,9 +67,16 @@ def test_any_callable_is_a_cost():
 )
 def test_wrong_costs_are_named(cost, words):
     with pytest.raises(ValueError, match=words):
-        costs.evaluate(cost, random_masks(small_net()))
+        costs.price(cost, random_masks(small_net()))
 
 
 def test_cost_tables_must_be_finite():
     with pytest.raises(ValueError, match="finite"):
         costs.AdditiveCost([1.0, float("inf")])
+
+
+def test_no_function_shadows_its_module():
+    import types
+
+    for name in ("additive", "distributed", "latency"):
+        assert isinstance(getattr(costs, name), types.ModuleType)

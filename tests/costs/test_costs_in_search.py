@@ -46,7 +46,7 @@ def test_a_stochastic_cost_makes_the_network_cheaper_and_a_free_one_does_not():
 
 def test_fresh_latency_drives_a_search():
     net = fabric()
-    cost = costs.latency(net, fresh=True)
+    cost = costs.Latency(net, fresh=True)
     found = run(net, cost, 1e6, epochs=2)
     assert found.cost_unit == "ms" and found.history["cost_mean"].gt(0).all()
 
@@ -63,14 +63,14 @@ def test_a_latency_table_drives_a_search():
 def test_exactly_one_edge_crosses_a_dear_network_and_the_work_is_done_behind_it():
     net = fabric(3)
     prices = costs.cloud_prices(net, 0.5, device=1, network=10, server=0.1)
-    found = run(net, costs.edge(net, prices), 13, epochs=14)
+    found = run(net, costs.per_edge(net, prices), 13, epochs=14)
     where = costs.sides(net, 0.5)
     inner = [e for e in found.architecture.kept if net.graph.edges[e].kind not in ("stem", "head")]
     count = {side: sum(where[e] == side for e in inner) for side in ("device", "network", "server")}
     assert count["network"] == 1 and count["server"] > count["device"]
     # Control: without a price the whole border is crossed.
     free = fabric(3)
-    everything = run(free, costs.edge(free, prices), 13, lam=0.0, epochs=3)
+    everything = run(free, costs.per_edge(free, prices), 13, lam=0.0, epochs=3)
     assert sum(where[e] == "network" for e in everything.architecture.kept) > 3
 
 

@@ -1,7 +1,6 @@
 """The distributed cost: every printed value, a slow second implementation, and its laws."""
 
 import math
-import sys
 from itertools import pairwise
 
 import networkx as nx
@@ -9,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from nas_core.costs.distributed import distributed, longest_first, unit_ops
+import nas_core.costs.distributed as module
+from nas_core.costs.distributed import Distributed, longest_first, unit_ops
 from nas_core.spaces import conv_fabric, plain_resnet, resnet_fabric
 from nas_core.supernet import SuperNetwork
 
@@ -21,7 +21,7 @@ RESNET = {3: 20, 5: 32, 7: 44, 9: 56, 18: 110}  # depth
 def test_all_twelve_printed_values_of_the_fabric(columns):
     net = conv_fabric(columns, 6, 2, 10)
     mask = torch.ones(1, net.num_edges, dtype=torch.bool)
-    assert tuple(distributed(net, n)(mask).item() for n in (1, 2, 4)) == CNF[columns]
+    assert tuple(Distributed(net, n)(mask).item() for n in (1, 2, 4)) == CNF[columns]
 
 
 @pytest.mark.parametrize("blocks", RESNET)
@@ -29,7 +29,7 @@ def test_all_printed_values_of_the_resnets(blocks):
     net = resnet_fabric(blocks, channels=(2, 2, 2))
     mask = plain_resnet(net.graph).mask.unsqueeze(0)
     depth = RESNET[blocks]
-    values = [distributed(net, n)(mask).item() for n in (1, 2, 4, math.inf)]
+    values = [Distributed(net, n)(mask).item() for n in (1, 2, 4, math.inf)]
     assert values == [depth + 2, depth, depth, depth]
 
 
@@ -62,7 +62,7 @@ def test_the_vectorised_schedule_is_the_one_of_the_algorithm(n):
     net = conv_fabric(4, 4, 2, 10)
     torch.manual_seed(1)
     masks = net.graph.reachable(torch.rand(60, net.num_edges) < 0.75)
-    cost = distributed(net, n)
+    cost = Distributed(net, n)
     values = cost(masks)
     for mask, value in zip(masks, values, strict=True):
         expected = greedy_by_hand(cost.operations(mask), n)
@@ -97,7 +97,7 @@ def test_agrees_with_the_second_implementation_on_random_graphs(seed):
     torch.manual_seed(seed)
     masks = net.graph.reachable(torch.rand(30, net.num_edges) < 0.7)
     for n in (2, 3):
-        cost = distributed(net, n)
+        cost = Distributed(net, n)
         expected = [len(greedy_by_hand(cost.operations(m), n)) for m in masks]
         assert cost(masks).tolist() == expected
 
@@ -112,7 +112,7 @@ def test_limits_are_the_number_of_operations_and_the_critical_path(space):
     net = build[space]()
     torch.manual_seed(2)
     masks = net.graph.reachable(torch.rand(40, net.num_edges) < 0.8)
-    costs = {n: distributed(net, n) for n in (1, 2, 5, math.inf)}
+    costs = {n: Distributed(net, n) for n in (1, 2, 5, math.inf)}
     values = {n: cost(masks) for n, cost in costs.items()}
     assert len(masks.unique(dim=0)) > 5
     for b, mask in enumerate(masks):
@@ -142,9 +142,9 @@ def figure_3_8() -> tuple[SuperNetwork, torch.Tensor, torch.Tensor]:
 def test_a_larger_network_may_take_fewer_cycles():
     net, nine, ten = figure_3_8()
     assert (nine.sum(), ten.sum()) == (9, 10)
-    assert distributed(net, 2)(torch.stack([nine, ten])).tolist() == [6.0, 5.0]
+    assert Distributed(net, 2)(torch.stack([nine, ten])).tolist() == [6.0, 5.0]
     # Negative control: with one unit the order is the other way round.
-    assert distributed(net, 1)(torch.stack([nine, ten])).tolist() == [9.0, 10.0]
+    assert Distributed(net, 1)(torch.stack([nine, ten])).tolist() == [9.0, 10.0]
 
 
 def test_no_additive_cost_agrees():
@@ -155,7 +155,7 @@ def test_no_additive_cost_agrees():
     sums = masks.double()
 
     def residual(n):
-        cycles = distributed(net, n)(masks)
+        cycles = Distributed(net, n)(masks)
         fitted = sums @ torch.linalg.lstsq(sums, cycles.unsqueeze(1), driver="gelsd").solution[:, 0]
         return (fitted - cycles).abs().max()
 
@@ -163,10 +163,8 @@ def test_no_additive_cost_agrees():
 
 
 def test_repeated_architectures_are_remembered(monkeypatch):
-    module = sys.modules[distributed.__module__]  # `costs.distributed` is the function
-
     net = conv_fabric(3, 3, 2, 10)
-    cost = distributed(net, 2)
+    cost = Distributed(net, 2)
     torch.manual_seed(0)
     masks = net.graph.reachable(torch.rand(20, net.num_edges) < 0.8)
     first = cost(masks)
@@ -182,7 +180,7 @@ def test_repeated_architectures_are_remembered(monkeypatch):
     full = torch.ones(1, net.num_edges, dtype=torch.bool)
     assert not (masks == full).all(1).any()
     both = torch.cat([masks, full])
-    expected = torch.cat([first, distributed(net, 2)(full)])
+    expected = torch.cat([first, Distributed(net, 2)(full)])
     scheduled.clear()
     assert torch.equal(cost(both), expected) and scheduled == [1]
     monkeypatch.setattr(module, "REMEMBERED", 0)  # forgetting changes nothing
@@ -197,12 +195,12 @@ def test_allocations_are_callables_and_their_schedules_are_checked():
     torch.manual_seed(0)
     masks = net.graph.reachable(torch.rand(20, net.num_edges) < 0.9)
     masks = masks[masks.any(1)]
-    greedy = distributed(net, 2)(masks)
-    assert torch.equal(distributed(net, 2, greedy_by_hand)(masks), greedy)
-    sequential = distributed(net, 2, lambda ops, n: [[op] for op in nx.topological_sort(ops)])
-    assert torch.equal(sequential(masks), distributed(net, 1)(masks))
-    best = distributed(net, 2, longest_first)(masks)
-    assert (best >= distributed(net, math.inf)(masks)).all()
+    greedy = Distributed(net, 2)(masks)
+    assert torch.equal(Distributed(net, 2, greedy_by_hand)(masks), greedy)
+    sequential = Distributed(net, 2, lambda ops, n: [[op] for op in nx.topological_sort(ops)])
+    assert torch.equal(sequential(masks), Distributed(net, 1)(masks))
+    best = Distributed(net, 2, longest_first)(masks)
+    assert (best >= Distributed(net, math.inf)(masks)).all()
 
     def at_once(ops, n):
         return [list(ops)]
@@ -218,7 +216,7 @@ def test_allocations_are_callables_and_their_schedules_are_checked():
         (lambda ops, n: [[next(iter(ops))] * 2], "twice"),
     ):
         with pytest.raises(ValueError, match=message):
-            distributed(net, 2, wrong)(masks[:1])
+            Distributed(net, 2, wrong)(masks[:1])
 
 
 def test_what_counts_as_an_operation():
@@ -232,12 +230,12 @@ def test_an_empty_architecture_takes_no_cycles():
     net = conv_fabric(2, 3, 2, 10)
     dead = torch.zeros(2, net.num_edges, dtype=torch.bool)
     dead[1] = True
-    assert distributed(net, 2)(dead)[0] == 0
-    assert distributed(net, 1)(dead[:1]).tolist() == [0.0]
-    assert distributed(net, 2).schedule(dead[0]) == []
+    assert Distributed(net, 2)(dead)[0] == 0
+    assert Distributed(net, 1)(dead[:1]).tolist() == [0.0]
+    assert Distributed(net, 2).schedule(dead[0]) == []
 
 
 @pytest.mark.parametrize("n", [0, -1, 1.5, True, "two"])
 def test_n_must_be_a_number_of_units(n):
     with pytest.raises(ValueError, match="parallel units"):
-        distributed(conv_fabric(1, 2, 2, 10), n)
+        Distributed(conv_fabric(1, 2, 2, 10), n)

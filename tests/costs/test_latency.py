@@ -7,14 +7,14 @@ import torch
 from scipy.stats import binom
 from torch import nn
 
-from nas_core.costs import evaluate
+from nas_core.costs import price
 from nas_core.costs.latency import (
     Latency,
     LatencyTable,
     Timing,
     check_table,
     latency_table,
-    measure,
+    time_call,
 )
 from nas_core.spaces import conv_fabric
 from nas_core.supernet import SuperNetwork
@@ -37,7 +37,7 @@ def test_warm_up_is_not_measured_and_the_median_is():
     def call():
         clock.now += next(durations)
 
-    timing = measure(call, repeats=5, warmup=2, clock=clock)
+    timing = time_call(call, repeats=5, warmup=2, clock=clock)
     assert timing == Timing(median=3000.0, low=1000.0, high=5000.0, repeats=5)
 
 
@@ -52,7 +52,7 @@ def test_the_interval_covers_the_true_median_as_often_as_it_says():
         def call(samples=samples, clock=clock):
             clock.now += next(samples)
 
-        timing = measure(call, repeats=n, warmup=0, clock=clock)
+        timing = time_call(call, repeats=n, warmup=0, clock=clock)
         hits += timing.low <= 1e3 * true_median <= timing.high
     exact = 1 - 2 * binom.cdf(5, n, 0.5)  # 95.9 %
     assert abs(hits / trials - exact) < 0.02
@@ -61,14 +61,14 @@ def test_the_interval_covers_the_true_median_as_often_as_it_says():
 def test_the_device_is_waited_for_around_every_call(monkeypatch):
     waits = []
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: waits.append(device.type))
-    measure(lambda: None, "cuda", repeats=3, warmup=2)
+    time_call(lambda: None, "cuda", repeats=3, warmup=2)
     assert waits == ["cuda"] * 6
 
 
 @pytest.mark.parametrize("options", [{"repeats": 0}, {"warmup": -1}, {"confidence": 1.0}])
 def test_bad_measurement_settings_are_refused(options):
     with pytest.raises(ValueError, match="need repeats"):
-        measure(lambda: None, **options)
+        time_call(lambda: None, **options)
 
 
 class Busy(nn.Module):
@@ -114,7 +114,7 @@ def test_fresh_latency_is_stochastic_and_times_once_per_call():
     values = torch.cat([cost(masks) for _ in range(5)])
     assert [len(m.calls) for m in net.edge_modules] == [5] * 4
     assert len(values.unique()) > 1
-    assert evaluate(cost, masks).shape == (2,)
+    assert price(cost, masks).shape == (2,)
 
 
 def test_a_network_that_computes_more_takes_longer():

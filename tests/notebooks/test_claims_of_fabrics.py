@@ -84,8 +84,8 @@ def test_controls_of_chapter_05(five):
     inner = [e for e in range(len(graph)) if graph.edges[e].kind not in ("stem", "head")]
     kept = [e for e in inner if mask[0, e]]
     where = costs.sides(graph, 0.5)
-    prices_cost = costs.edge(graph, costs.random_prices(graph, 0))
-    cloud = costs.edge(graph, costs.cloud_prices(graph, 0.5, device=1, network=10, server=0.1))
+    prices_cost = costs.per_edge(graph, costs.random_prices(graph, 0))
+    cloud = costs.per_edge(graph, costs.cloud_prices(graph, 0.5, device=1, network=10, server=0.1))
     controls = {
         # A scheduler that ignores the units reproduces only the n = 1 column and W = 1.
         "printed cycle counts reproduced": 6,
@@ -97,7 +97,7 @@ def test_controls_of_chapter_05(five):
         # A cost that is a sum.
         "worst relative error of the best sum, n = 4": residual_of_a_sum(net),
         "budget missed by n = 1 and n = 4": sum(
-            costs.distributed(net, n)(mask).item() > 12 for n in (1, 4)
+            costs.Distributed(net, n)(mask).item() > 12 for n in (1, 4)
         ),
         # The same network for both.
         "edges kept, n = 4 over n = 1": 1.0,
@@ -115,7 +115,7 @@ def test_controls_of_chapter_05(five):
 
 
 def kept_price(graph, kept, inner):
-    price = costs.edge(graph, costs.random_prices(graph, 0)).per_edge
+    price = costs.per_edge(graph, costs.random_prices(graph, 0)).per_edge
     return (price[kept].mean() / price[inner].mean()).item()
 
 
@@ -123,7 +123,7 @@ def wrong_bounds(net):
     sampler = supernet.BernoulliSampler(net.graph, logit=1.5)
     masks = net.graph.reachable(sampler.sample(200, torch.Generator().manual_seed(0)).mask)
     masks = masks[masks.any(1)]
-    t = {n: costs.distributed(net, n)(masks) for n in (1, 2, math.inf)}
+    t = {n: costs.Distributed(net, n)(masks) for n in (1, 2, math.inf)}
     return int((t[2] > torch.maximum((t[1] / 4).ceil(), t[math.inf])).sum())
 
 

@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
     sampler = BernoulliSampler(net.graph, logit=1.0, fixed=net.graph.of_kind("stem", "head"))
     generator = torch.Generator().manual_seed(args.seed)
     masks = net.graph.reachable(sampler.sample(args.networks, generator).mask)
-    measured = costs.latency(net, batch_size=args.batch_size, repeats=args.repeats)
+    measured = costs.Latency(net, batch_size=args.batch_size, repeats=args.repeats)
     table = costs.check_table(table, measured, masks)
     table.save(args.out)
     left = table.error or {}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nas_core.costs.edge import cloud_prices, edge, random_prices, sides
+from nas_core.costs import cloud_prices, per_edge, random_prices, sides
 from nas_core.spaces import conv_fabric
 
 
@@ -19,7 +19,7 @@ def test_a_table_and_a_vector_give_the_same_cost(net):
     by_hand = [sum(v for v, keep in zip(vector, m.tolist(), strict=True) if keep) for m in masks]
     for given in (prices, vector, torch.tensor(vector, dtype=torch.float64)):
         torch.testing.assert_close(
-            edge(net, given)(masks), torch.tensor(by_hand, dtype=torch.float64)
+            per_edge(net, given)(masks), torch.tensor(by_hand, dtype=torch.float64)
         )
 
 
@@ -27,13 +27,13 @@ def test_missing_and_unknown_edges_are_named(net):
     prices = random_prices(net.graph, seed=0)
     name = net.graph.edges[5].name
     with pytest.raises(ValueError, match=rf"1 of {net.num_edges} edges .* '{name}'"):
-        edge(net, {k: v for k, v in prices.items() if k != name})
+        per_edge(net, {k: v for k, v in prices.items() if k != name})
     with pytest.raises(ValueError, match="unknown edges .'elsewhere'."):
-        edge(net, {**prices, "elsewhere": 1.0})
+        per_edge(net, {**prices, "elsewhere": 1.0})
     with pytest.raises(ValueError, match=rf"expected one per edge, \[{net.num_edges}\]"):
-        edge(net, [1.0, 2.0])
+        per_edge(net, [1.0, 2.0])
     with pytest.raises(ValueError, match="finite"):
-        edge(net, {**prices, name: float("nan")})
+        per_edge(net, {**prices, name: float("nan")})
 
 
 def test_random_prices_are_a_function_of_the_seed(net):
