@@ -5,7 +5,7 @@ import re
 import pytest
 
 from nas_core.workbook import Book, notebooks
-from nas_core.workbook.lint import lint
+from tests.notebooks.rules import lint
 
 BOOK = Book.load()
 READY = [pytest.param(c, id=c.name) for c in BOOK.ready]

@@ -37,7 +37,7 @@ def modifies(x):
     ],
 )
 def test_right_answers_of_any_kind(answer, capsys):
-    assert ex_9_1(answer) is True
+    assert ex_9_1(answer)
     assert capsys.readouterr().out == "✓ 9.1 mean of squares\n"
 
 
@@ -46,7 +46,7 @@ def test_right_answers_of_any_kind(answer, capsys):
     [
         (lambda x: (x**2).sum(), "for three numbers expected 4.6667, got 14"),
         (lambda x: (x**2).sum(), "hint: divide by the length"),
-        (lambda x: None, "returns None: is the `return` missing?"),
+        (lambda x: [].append(x), "returns None: is the `return` missing?"),
         (lambda x: x**2, "expected shape [], got [3]"),
         (lambda x: "4.67", "got '4.67' (str)"),
         (lambda x: x.nothing, "raises AttributeError"),
@@ -60,18 +60,55 @@ def test_right_answers_of_any_kind(answer, capsys):
     ],
 )
 def test_mistakes_are_explained_and_never_raise(answer, told, capsys):
-    assert ex_9_1(answer) is False
+    assert not ex_9_1(answer)
     printed = capsys.readouterr().out
-    assert printed.startswith("✗ 9.1 mean of squares: ")
+    mark = "○" if answer is None or answer is ... else "✗"
+    assert printed.startswith(f"{mark} 9.1 mean of squares: ")
     assert told in printed
 
 
-def test_a_stub_is_no_mistake(capsys):
-    def stub(x):
-        raise NotImplementedError
+def raises(x):
+    raise NotImplementedError
 
-    assert ex_9_1(stub) is False
-    assert "not written yet" in capsys.readouterr().out
+
+def only_a_docstring(x):
+    """The mean of the squares."""
+
+
+def only_dots(x): ...
+
+
+@pytest.mark.parametrize("stub", [raises, only_a_docstring, only_dots])
+def test_a_stub_is_no_mistake(stub, capsys):
+    assert not ex_9_1(stub)
+    assert capsys.readouterr().out == "○ 9.1 mean of squares: not written yet\n"
+
+
+def test_a_constant_is_a_mistake(capsys):
+    assert not ex_9_1(lambda x: 3.0)
+    assert capsys.readouterr().out.startswith("✗ 9.1 mean of squares: for three numbers expected")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda x: (x > 1) - torch.sigmoid(x), "hint: mask.float()"),
+        (lambda x: torch.nn.Module()(x), 'missing the required "forward"'),
+    ],
+)
+def test_a_not_implemented_error_of_pytorch_is_shown(answer, said, capsys):
+    """`mask - torch.sigmoid(logits)` raises the class that stubs raise."""
+    assert not ex_9_1(answer)
+    printed = capsys.readouterr().out
+    assert printed.startswith("✗") and "raises NotImplementedError: " in printed and said in printed
+    assert "not written yet" not in printed
+
+
+def test_a_check_at_the_end_of_a_cell_displays_no_true(capsys):
+    from IPython.core.interactiveshell import InteractiveShell
+
+    format_dict, metadata = InteractiveShell.instance().display_formatter.format(ex_9_1(raises))
+    assert (format_dict, metadata) == ({}, {})
 
 
 def test_where_an_exception_comes_from(capsys):
@@ -122,6 +159,7 @@ def test_same(got, want, told):
 
 
 def test_exercises_are_found_by_chapter():
+    assert checks.ex_0_1.number == "0.1" and checks.ex_0_1 is checks.ex_0_1
     with pytest.raises(AttributeError, match="chapter 99 has no checks"):
         _ = checks.ex_99_1
     with pytest.raises(AttributeError, match="ex_0_99"):

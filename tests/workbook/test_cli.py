@@ -13,7 +13,7 @@ from tests.workbook.books import make_book
 
 
 def test_subcommands():
-    assert {"data", "doctor", "lab", "lint", "results", "run", "student", "test"} <= set(commands())
+    assert {"data", "doctor", "lab", "results", "run", "student", "test"} <= set(commands())
     for name, module in commands().items():
         first = module.__doc__.strip().splitlines()[0]
         assert first.endswith((".", ";")) or len(first) > 20, f"{name} needs a line of help"

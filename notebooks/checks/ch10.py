@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nas_core.continual.streams import small_fraction
-from nas_core.workbook.checks.framework import Problem, compare, exercise
+from nas_core.workbook.checks import Problem, compare, exercise
 
 
 @exercise("10.1", "the schedule")

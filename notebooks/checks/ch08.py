@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nas_core.continual import metrics
-from nas_core.workbook.checks.framework import Problem, compare, exercise
+from nas_core.workbook.checks import Problem, compare, exercise
 
 _CASES = {
     "a learner that forgets": [[[0.9, 0.0, 0.0], [0.6, 0.8, 0.0], [0.3, 0.7, 0.5]]],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nas_core.workbook.checks.framework import Problem, compare, exercise
+from nas_core.workbook.checks import Problem, compare, exercise
 
 
 def _edge_macs(kind: str, source_side: int, channels: int) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nas_core.search.exact import baseline_of, exact_penalty
 from nas_core.search.reinforce import policy_loss
-from nas_core.workbook.checks.framework import Problem, compare, exercise
+from nas_core.workbook.checks import Problem, compare, exercise
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from nas_core.search import overspend, pareto_front
-from nas_core.workbook.checks.framework import Problem, compare, exercise
+from nas_core.workbook.checks import Problem, compare, exercise
 
 
 def _block_macs(inputs: int, outputs: int, size: int, stride: int) -> int:

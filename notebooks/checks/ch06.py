@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nas_core.audio import MFCC, Spoken, score, window_labels, word_share
-from nas_core.workbook.checks.framework import Problem, compare, exercise
+from nas_core.workbook.checks import Problem, compare, exercise
 
 
 def _points(low: float, high: float, count: int) -> np.ndarray:

@@ -4,8 +4,7 @@ import nbformat
 import pytest
 
 from nas_core.workbook import Book, notebooks
-from nas_core.workbook.cli import main
-from nas_core.workbook.lint import ANATOMY, lint, measure
+from tests.notebooks.rules import ANATOMY, lint, measure
 from tests.workbook.books import code, make_book, text
 
 NAME = "03_a_chapter"
@@ -154,15 +153,6 @@ def test_what_looks_like_a_breach_and_is_none(chapter):
     edit(chapter, append("s = 'a;b'  # c; d\nratio = a/home/b\nurl = 'x.org/tmp/'"))
     edit(chapter, lambda nb: find(nb, "setup").update(source="t = time.perf_counter()"))
     assert lint(chapter) == []
-
-
-def test_command(chapter, monkeypatch, capsys):
-    monkeypatch.chdir(chapter.root)
-    assert main(["lint"]) == 0
-    assert "0 problems" in capsys.readouterr().out
-    edit(chapter, append("x = 1;"))
-    assert main(["lint", "3"]) == 1
-    assert "code cell 6: a trailing `;`" in capsys.readouterr().out
 
 
 def test_missing_and_damaged_notebooks(chapter):

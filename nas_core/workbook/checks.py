@@ -1,46 +1,91 @@
-"""How a check is written: a function that returns None when right, else what is wrong."""
+"""Checks of the exercises: `checks.ex_3_1(my_function)` says ✓ or what differs, with a hint.
+
+The checks of chapter 03 lie beside it, in `notebooks/checks/ch03.py`, and are loaded when first
+asked for. Each is a function `answer -> None when right, else what is wrong`.
+"""
 
 from __future__ import annotations
 
 import copy
+import dis
+import functools
+import importlib.util
+import re
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 
+from nas_core.workbook.book import find_book
+
 Problem = str | None  # what is wrong, in words for the student
 Hint = tuple[Any, str]  # predicate (got, want, *arguments) -> bool; what to say where it holds
+_EMPTY = ("there is no answer yet", "not written yet")
+
+
+def __getattr__(name: str) -> Any:
+    if match := re.fullmatch(r"ex_(\d+)_\d+", name):
+        path = find_book() / "notebooks" / "checks" / f"ch{int(match[1]):02d}.py"
+        if not path.is_file():
+            raise AttributeError(f"chapter {match[1]} has no checks: there is no {path}")
+        return getattr(_load(path), name)
+    raise AttributeError(f"module {__name__} has no attribute {name!r}")
+
+
+@functools.cache
+def _load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"checks_of_{path.stem}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Verdict:
+    """Whether an answer is right. Displays nothing: the check has printed its line."""
+
+    def __init__(self, good: bool):
+        self.good = good
+
+    def __bool__(self) -> bool:
+        return self.good
+
+    def _ipython_display_(self) -> None:
+        pass
 
 
 class Exercise:
-    """A named check. Called with a student's answer it prints one verdict and returns it.
+    """A named check. Called with a student's answer it prints one line and returns a `Verdict`.
 
-    Nothing a student's code does raises from here, Ctrl-C apart.
+    The line begins with ✓ (right), ✗ (wrong) or ○ (not written yet). Nothing a student's code
+    does raises from here, Ctrl-C apart.
     """
 
     def __init__(self, number: str, title: str, body: Callable[[Any], Problem]):
         self.number, self.title, self.body = number, title, body
         self.__doc__ = body.__doc__
 
-    def __call__(self, answer: Any) -> bool:
+    def __call__(self, answer: Any) -> Verdict:
         problem = self.problem(answer)
-        mark = "✓" if problem is None else "✗"
+        mark = "✓" if problem is None else "○" if problem in _EMPTY else "✗"
         print(f"{mark} {self.number} {self.title}" + (f": {problem}" if problem else ""))
-        return problem is None
+        return Verdict(problem is None)
 
     def problem(self, answer: Any) -> Problem:
         """What is wrong with the answer, or None."""
         if answer is None or answer is ...:
-            return "there is no answer yet"
+            return _EMPTY[0]
+        if _has_no_body(answer):
+            return _EMPTY[1]
         state = torch.random.get_rng_state()
         try:
             return self.body(answer)
-        except NotImplementedError:
-            return "not written yet (it raises NotImplementedError)"
         except Exception as error:
-            return _raised(error)
+            return _EMPTY[1] if _is_stub(error) else _raised(error)
         finally:
             torch.random.set_rng_state(state)
 
@@ -74,9 +119,9 @@ def compare(
         given = copy.deepcopy(arguments)
         try:
             got = answer(*given)
-        except NotImplementedError:
-            raise
         except Exception as error:
+            if _is_stub(error):
+                raise
             return f"for {label} {_raised(error)}"
         problem = same(got, want, tolerance)
         if problem is None and any(
@@ -151,10 +196,31 @@ def _holds(predicate: Callable[..., bool], got: Any, want: Any, arguments: Seque
         return False
 
 
+def _has_no_body(answer: Any) -> bool:
+    """Whether a function is only `...`, `pass` or a docstring, as some stubs are."""
+    code = getattr(answer, "__code__", None)
+    if code is None or not set(code.co_consts) <= {None, answer.__doc__}:
+        return False
+    steps = {i.opname for i in dis.get_instructions(code)}
+    return steps <= {"RESUME", "NOP", "LOAD_CONST", "RETURN_VALUE", "RETURN_CONST"}
+
+
+def _is_stub(error: Exception) -> bool:
+    """Whether this is a stub's bare `raise NotImplementedError`.
+
+    PyTorch raises the same class, with a message, for operations that a dtype does not have.
+    """
+    own = isinstance(error, NotImplementedError) and not error.args
+    return own and "site-packages" not in traceback.extract_tb(error.__traceback__)[-1].filename
+
+
 def _raised(error: Exception) -> str:
-    last = traceback.extract_tb(error.__traceback__)[-1]
+    """The error and the line of the student's code that it comes from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    last = ([f for f in frames if "site-packages" not in f.filename] or frames)[-1]
     where = f" (line {last.lineno} of {last.name})" if last.line else ""
-    return f"it raises {type(error).__name__}: {error}{where}"
+    hint = "\n  hint: mask.float() turns a mask into numbers" if "bool tensor" in str(error) else ""
+    return f"it raises {type(error).__name__}: {error}{where}{hint}"
 
 
 def _is_data(value: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nas_core.workbook.checks.framework import Problem, compare, exercise
+from nas_core.workbook.checks import Problem, compare, exercise
 
 _MACS = torch.tensor([40, 25, 10, 5])
 _CASES = {

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nas_core.adaptive import Controller, SanasConfig, returns
-from nas_core.workbook.checks.framework import Problem, compare, exercise
+from nas_core.workbook.checks import Problem, compare, exercise
 
 
 def _controller_macs(features: int, hidden: int, edges: int) -> int:

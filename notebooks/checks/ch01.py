@@ -10,7 +10,7 @@ import numpy as np
 
 from nas_core.search import hypervolume
 from nas_core.search.strategies import expected_improvement
-from nas_core.workbook.checks.framework import Problem, compare, exercise
+from nas_core.workbook.checks import Problem, compare, exercise
 
 _MEAN, _STD = np.array([0.2, 0.5, 0.9, 1.4]), np.array([0.1, 0.4, 0.2, 0.3])
 

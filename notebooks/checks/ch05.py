@@ -6,7 +6,7 @@ import networkx as nx
 import torch
 from torch import Tensor
 
-from nas_core.workbook.checks.framework import Problem, compare, exercise
+from nas_core.workbook.checks import Problem, compare, exercise
 
 
 def _longest_chain(operations: nx.DiGraph) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.neighbors import KNeighborsClassifier
 
-from nas_core.workbook.checks.framework import Problem, compare, exercise
+from nas_core.workbook.checks import Problem, compare, exercise
 
 
 def _branches(path: list[int], task: int) -> list[list[int]]:

@@ -1,6 +1,6 @@
 """Measure every edge of a space on this device and write a table that a search can use as cost.
 
-    nas-workbook latency-table fabric.json --space conv_fabric -a columns 4 -a scales 5 \\
+    python benchmarks/latency_table.py fabric.json --space conv_fabric -a columns 4 -a scales 5 \\
         -a channels 16 -a num_classes 10 -a input_shape "(1, 16, 16)" --batch-size 32
 
 In a notebook: `costs.LatencyTable.load("fabric.json").cost(supernet.graph)`. The table is good for
@@ -11,6 +11,7 @@ is printed and kept in it.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from nas_core.workbook.cli.run import literal
@@ -71,3 +72,14 @@ def main(args: argparse.Namespace) -> int:
         f"rank correlation {left['rank_correlation']:.2f}"
     )
     return 0
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments(parser)
+    try:
+        sys.exit(main(parser.parse_args()))
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"latency_table.py: {error}")
