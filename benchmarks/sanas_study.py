@@ -15,7 +15,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from nas_core.adaptive import SanasConfig, evaluate
+from nas_core.adaptive import SanasConfig, window_table
 from nas_core.adaptive.experiment import KeywordProblem, Model, compare, keyword_problem
 from nas_core.audio import MFCC
 from nas_core.search.sweep import sweep
@@ -39,7 +39,7 @@ def problem(folder: str, enough: int, sequences: int, seed: int) -> KeywordProbl
     )
 
 
-def trial(kind: str, lam: float, width: int | None, seed: int, **settings) -> dict:
+def trial(kind: str, lam: float, width: int | None, seed: int, spend=None, **settings) -> dict:
     """One model: its row, what each epoch spent on each word, and cost by share of the word."""
     one_thread()
     data = problem(settings["folder"], settings["enough"], settings["sequences"], seed)
@@ -48,7 +48,7 @@ def trial(kind: str, lam: float, width: int | None, seed: int, **settings) -> di
         lr=3e-3, seed=seed,
     )  # fmt: skip
     shape = {"width": 8, "features": 8, "conv1": (6, 6), "conv2": (5, 3), "hidden": 32}
-    model = Model(kind, lam, width)
+    model = Model(kind, lam, width, spend)
     table, networks, runs = compare(
         data, [model], config, stream_seconds=settings["stream"], progress=False, **shape
     )
@@ -57,7 +57,7 @@ def trial(kind: str, lam: float, width: int | None, seed: int, **settings) -> di
         history = runs[model.name].history
         spent = [c for c in history if c.startswith("macs") or c in ("accuracy", "epoch")]
         result["curve"] = history[spent].to_dict("records")
-        windows = evaluate(networks[model.name], data.testing).query("step > 0")
+        windows = window_table(networks[model.name], data.testing).query("step > 0")
         nearest = (windows.share * 4).round() / 4
         result["by_share"] = {str(s): windows.macs[nearest == s].mean() for s in SHARES}
     return result
@@ -73,6 +73,13 @@ def main() -> None:
     parser.add_argument(
         "--blind", type=float, nargs="*", default=[0.7], help="λ, blind controllers"
     )
+    parser.add_argument(
+        "--shuffled", type=float, nargs="*", default=[], help="λ, controllers fed other streams' Φ"
+    )
+    parser.add_argument(
+        "--spend", type=float, nargs="*", default=[],
+        help="shares of the full cost that sanas, blind and shuffled are all driven to",
+    )  # fmt: skip
     parser.add_argument("--static", nargs="*", default=STATIC, choices=STATIC)
     parser.add_argument("--widths", type=int, nargs="*", default=[2, 4], help="of narrow shortcuts")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
@@ -81,19 +88,20 @@ def main() -> None:
     parser.add_argument("--name", default="speech_commands", help="of the record")
     parser.add_argument("--store", type=Path, default=None, help="SQLite file")
     args = parser.parse_args()
-    models = [("sanas", lam, None) for lam in args.lams]
-    models += [("blind", lam, None) for lam in args.blind]
+    kinds = {"sanas": args.lams, "blind": args.blind, "shuffled": args.shuffled}
+    models = [{"kind": kind, "lam": lam} for kind, lams in kinds.items() for lam in lams]
+    models += [{"kind": k, "lam": 0.5, "spend": share} for share in args.spend for k in kinds]
     for kind in args.static:
         narrow = args.widths if kind == "shortcuts" else []
-        models += [(kind, 0.0, width) for width in (*narrow, None)]
+        models += [{"kind": kind, "width": width} for width in (*narrow, None)]
     settings = {
         "folder": str(args.folder.resolve()), "enough": args.enough, "sequences": args.sequences,
         "epochs": args.epochs, "warmup_epochs": args.warmup, "stream": args.stream,
     }  # fmt: skip
     configs = [
-        {"kind": kind, "lam": lam, "width": width, "seed": seed, **settings}
+        {"lam": 0.0, "width": None, **model, "seed": seed, **settings}
         for seed in args.seeds
-        for kind, lam, width in models
+        for model in models
     ]
     table = sweep(trial, configs, store=args.store, workers=0, progress=False)
     done = table[table.status == "done"]
@@ -102,7 +110,7 @@ def main() -> None:
         row = result["row"] | {"seconds": round(seconds, 1)}
         tag = {"model": row["model"], "seed": row["seed"]}
         rows.append(row)
-        if row["kind"] in ("sanas", "blind"):
+        if "curve" in result:
             curves += [tag | epoch for epoch in result["curve"]]
             shares.append(tag | result["by_share"])
     options = [a for a in sys.argv[2:] if a not in ("--store", str(args.store))]

@@ -7,11 +7,12 @@ from nas_core.adaptive.network import AdaptiveNetwork, Step, Unrolled
 from nas_core.adaptive.training import (
     SanasConfig,
     SanasRun,
-    evaluate,
+    cost_by_step,
     objective,
     returns,
     summarise,
     train,
+    window_table,
 )
 
 __all__ = [
@@ -28,9 +29,10 @@ __all__ = [
     "StreamingEngine",
     "Unrolled",
     "as_trunk",
-    "evaluate",
+    "cost_by_step",
     "objective",
     "returns",
     "summarise",
     "train",
+    "window_table",
 ]

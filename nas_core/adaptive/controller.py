@@ -1,6 +1,8 @@
-"""Who chooses the architecture of the next step: a recurrent controller, or nobody."""
+"""What chooses the architecture of the next step: a recurrent controller, or a constant."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +18,25 @@ class Controller(nn.Module):
         edges: number of modules to switch.
         hidden: size of z.
         bias: initial logit of every gate; 3 starts with γ ≈ 0.95.
-        blind: replace Φ by noise, the control experiment: it can learn how much to spend, not
-            when.
+        blind: for control experiments, what replaces Φ. "noise": normal noise. "shuffled": the Φ
+            that another stream of the batch has at the same step, so that the distribution of
+            the inputs at each step stays what it was and only their meaning for *this* stream is
+            lost. Either can learn how much to spend (and count steps), but not when.
     """
 
     fixed: None = None
 
     def __init__(
-        self, features: int, edges: int, *, hidden: int = 100, bias: float = 3.0, blind=False
+        self,
+        features: int,
+        edges: int,
+        *,
+        hidden: int = 100,
+        bias: float = 3.0,
+        blind: Literal["noise", "shuffled"] | None = None,
     ):
+        if blind not in (None, "noise", "shuffled"):
+            raise ValueError(f"blind is {blind!r}; use None, 'noise' or 'shuffled'")
         super().__init__()
         self.recurrent = nn.GRUCell(features, hidden)
         self.gates = nn.Linear(hidden, edges)
@@ -48,8 +60,12 @@ class Controller(nn.Module):
 
     def step(self, features: Tensor, state: Tensor) -> Tensor:
         """z_{t+1} from Φ_t and z_t."""
-        if self.blind:
+        if self.blind == "noise":
             features = torch.randn_like(features)
+        elif self.blind == "shuffled":
+            # A rotation leaves no row in its place; the last stream of a batch has no other one.
+            others = torch.randint(1, max(2, len(features)), ()).item()
+            features = features.roll(others, 0) if len(features) > 1 else features * 0
         return self.recurrent(features, state)
 
 

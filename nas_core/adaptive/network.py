@@ -113,7 +113,12 @@ class AdaptiveNetwork(nn.Module):
         return self.trunk(x, mask[0] if len(mask) == 1 else mask)
 
     def unroll(
-        self, x: Tensor, length: Tensor, *, generator: torch.Generator | None = None
+        self,
+        x: Tensor,
+        length: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        everything: bool = False,
     ) -> Unrolled:
         """Run over sequences of maps.
 
@@ -121,25 +126,28 @@ class AdaptiveNetwork(nn.Module):
             x: `[B, T, 1, F, n_mfcc]`.
             length: int64 `[B]`, number of real steps of each; the rest is never computed.
             generator: to sample architectures with; the most probable ones when None.
+            everything: all edges on and the controller at rest (warm-up); log P is 0.
         """
         batch, steps = x.shape[:2]
+        if everything:
+            return self._at_once(x, length, torch.ones_like(self.edge_macs, dtype=torch.bool))
         if self.controller.fixed is not None:
-            return self._static(x, length)
+            return self._at_once(x, length, self.controller.fixed)
         out = Unrolled(
             x.new_zeros(batch, steps, self.classifier.out_features),
             torch.zeros(batch, steps, self.trunk.num_edges, dtype=torch.bool, device=x.device),
             x.new_zeros(batch, steps),
             x.new_zeros(batch, steps, self.trunk.num_edges),
         )
-        state = self.controller.start(batch)
-        rows = torch.arange(batch, device=x.device)
+        state = self.controller.start(batch)  # [B, hidden]
+        rows = torch.arange(batch, device=x.device)  # sequences that have not ended
         columns: list[tuple[Tensor, Step]] = []
         for t in range(min(steps, int(length.max()))):
             going = length[rows] > t
             if not going.all():
                 rows, state = rows[going], state[going]
             draw = None
-            if generator is not None:  # drawn for all, so that padding changes nothing
+            if generator is not None:  # drawn for all rows, so that padding changes nothing
                 draw = torch.rand(batch, self.trunk.num_edges, generator=generator)
                 draw = draw.to(x.device)[rows]
             step = self(x[rows, t], state, draw=draw)
@@ -147,17 +155,15 @@ class AdaptiveNetwork(nn.Module):
             columns.append((rows, step))
         return Unrolled(*(_stack(columns, i, total) for i, total in enumerate(out)))
 
-    def _static(self, x: Tensor, length: Tensor) -> Unrolled:
-        """All steps of all sequences at once: nothing depends on the step before."""
-        batch, steps = x.shape[:2]
-        valid = torch.arange(steps, device=x.device) < length.unsqueeze(1)
-        step = self(x[valid], self.controller.start(int(valid.sum())))
-        filled = []
-        for value in step[:4]:
-            total = value.new_zeros(batch, steps, *value.shape[1:])
-            total[valid] = value
-            filled.append(total)
-        return Unrolled(*filled)
+    def _at_once(self, x: Tensor, length: Tensor, kept: Tensor) -> Unrolled:
+        """All steps of all sequences in one call, with the edges `kept` `[E]` at each."""
+        valid = torch.arange(x.shape[1], device=x.device) < length.unsqueeze(1)  # [B, T]
+        mask = self.trunk.graph.reachable(kept)  # [E]
+        features = self._features(x[valid], mask.unsqueeze(0))  # [N, n], N real steps
+        logits = features.new_zeros(*valid.shape, self.classifier.out_features)
+        logits[valid] = self.classifier(features)
+        masks = valid.unsqueeze(2) & mask  # [B, T, E]
+        return Unrolled(logits, masks, logits.new_zeros(valid.shape), masks.to(logits))
 
 
 def _stack(columns: list[tuple[Tensor, Step]], field: int, total: Tensor) -> Tensor:

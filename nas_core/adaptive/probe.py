@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -49,7 +51,9 @@ class ProbeStreams(StreamSet):
         return self.x[index]
 
 
-def probe_network(*, blind: bool = False, seed: int = 0) -> AdaptiveNetwork:
+def probe_network(
+    *, blind: Literal["noise", "shuffled"] | None = None, seed: int = 0
+) -> AdaptiveNetwork:
     """A linear module (12 multiply-adds) beside one with a hidden layer (1,792)."""
     torch.manual_seed(seed)
     dear = nn.Sequential(nn.Linear(3, 256), nn.ReLU(), nn.Linear(256, 4))

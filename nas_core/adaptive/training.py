@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,22 +27,31 @@ class SanasConfig:
     lr: float = 1e-3  # Adam, β = 0.9, 0.999; ends at lr / 100 on a cosine (1e-3 … 1e-5)
     weight_decay: float = 1e-5  # on trunk and classifier only
     lam: float = 0.1  # λ per *full network*, so it has no unit; the thesis' λ is lam / full_macs
+    spend: float | None = None  # mean cost to reach, as a share of the full network: λ then starts
+    # at `lam` and rises while more is spent. Two controllers can be compared at equal cost.
     credit: Literal["step", "sequence"] = "step"  # "sequence": the whole return of eq. 4.3
     discount: float = 0.0  # of later rewards, for credit per step
     keep: float = 0.9  # share of the old value in the moving-average baseline
-    warmup_epochs: int = 0  # first epochs with everything on and the controller at rest: while
-    # the dear modules have learned nothing, the cheap ones look as good and λ ends the search
+    warmup_epochs: int = 0  # first epochs with everything on and the controller at rest: while the
+    # expensive modules have learned nothing, the cheap ones look as good and λ ends the search
     seed: int = 0
 
     def __post_init__(self):
+        for name, value in vars(self).items():
+            if isinstance(value, np.generic):  # a checkpoint could not be read back with it
+                object.__setattr__(self, name, value.item())
         if self.credit not in ("step", "sequence"):
             raise ValueError(f"credit is {self.credit!r}; use 'step' or 'sequence'")
-        if not 0 <= self.discount <= 1:
-            raise ValueError(f"discount is {self.discount}; it must be in 0…1")
-        if self.lam < 0:
-            raise ValueError(f"lam is {self.lam}; a negative λ would reward spending")
         if not 0 <= self.warmup_epochs < self.epochs:
             raise ValueError(f"warmup_epochs is {self.warmup_epochs}; use 0…{self.epochs - 1}")
+        limits = {
+            "batch_size": (1, np.inf), "lr": (1e-12, np.inf), "weight_decay": (0, np.inf),
+            "lam": (0, np.inf), "discount": (0, 1), "keep": (0, 1 - 1e-9), "spend": (1e-9, 1),
+        }  # fmt: skip
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= min(high, 1e12):  # refuses NaN, too
+                raise ValueError(f"{name} is {value}; it must be a number in {low:g}…{high:g}")
 
 
 @dataclass
@@ -79,16 +88,22 @@ def train(
     def body(epoch: int) -> dict[str, Any]:
         row = learner.epoch(epoch)
         if validation is not None:
-            windows = evaluate(model, validation)
+            windows = window_table(model, validation)
             row |= summarise(windows)
-            costs = windows.groupby("label", observed=False)["macs"].mean()
+            later = windows[windows["step"] > 0]  # the price of step 0 is that of z_0
+            costs = later.groupby("label", observed=False)["macs"].mean()
             row |= {f"macs {word}": value for word, value in costs.dropna().items()}
         return row
 
     result = run_epochs(
         body,
         config.epochs,
-        state={"model": model, "optimiser": learner.optimiser, "baseline": learner.baseline},
+        state={
+            "model": model,
+            "optimizer": learner.optimizer,
+            "baseline": learner.baseline,
+            "price": learner.price,
+        },
         history=History(),
         checkpoint=checkpoint,
         progress=progress,
@@ -98,60 +113,68 @@ def train(
     return SanasRun(frame, config, model.full_macs, versions(), result.interrupted)
 
 
+class _Price:
+    """λ, constant or driven towards a mean cost (dual ascent on `SanasConfig.spend`)."""
+
+    def __init__(self, config: SanasConfig):
+        self.lam, self.spend = config.lam, config.spend
+
+    def update(self, cost: float) -> None:
+        """Raise λ when a batch cost more than `spend`, lower it when less."""
+        if self.spend is not None:
+            self.lam = max(0.0, self.lam + 0.02 * (cost - self.spend) / self.spend)
+
+    def state_dict(self) -> dict[str, float]:
+        return {"lam": self.lam}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.lam = state["lam"]
+
+
 class _Learner:
     def __init__(self, model: AdaptiveNetwork, data: StreamSet, config: SanasConfig):
         self.model, self.data, self.config = model, data, config
         self.weights = data.class_weights()
-        self.baseline = MovingAverage(config.keep)
+        self.baseline, self.price = MovingAverage(config.keep), _Price(config)
         controller = list(model.controller.parameters())
         others = [*model.trunk.parameters(), *model.classifier.parameters()]
         groups = [{"params": others, "weight_decay": config.weight_decay}]
         if controller:
             groups.append({"params": controller, "weight_decay": 0.0})
-        self.optimiser = torch.optim.Adam(groups, lr=config.lr, fused=True)
+        self.optimizer = torch.optim.Adam(groups, lr=config.lr, fused=True)
 
     def epoch(self, epoch: int) -> dict[str, float]:
-        c = self.config
+        c, model = self.config, self.model
         order_seed, sample_seed = derived_seeds(c.seed, epoch)
         torch.manual_seed(sample_seed)  # dropout of the baselines, noise of a blind controller
         order = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(order_seed))
         generator = torch.Generator().manual_seed(sample_seed)
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = c.lr * (0.01 + 0.99 * (1 + float(np.cos(np.pi * epoch / c.epochs))) / 2)
-        self.model.train()
-        sums = {"loss": 0.0, "cost": 0.0}
-        count = 0
-        batches = order.split(c.batch_size)
-        for index in batches:
+        warm = epoch < c.warmup_epochs and model.controller.fixed is None
+        model.train()
+        sums, count = {"loss": 0.0, "cost": 0.0}, 0
+        for index in order.split(c.batch_size):
             index = index.to(self.data.length.device)
-            x, length = self.data.windows(index), self.data.length[index]
-            y = self.data.labels[index, : x.shape[1]]
-            warm = epoch < c.warmup_epochs and self.model.controller.fixed is None
-            unrolled = self._everything(x, length) if warm else None
-            if unrolled is None:
-                unrolled = self.model.unroll(x, length, generator=generator)
+            x, length = self.data.windows(index), self.data.length[index]  # x [B, T, 1, F, n_mfcc]
+            y = self.data.labels[index, : x.shape[1]]  # [B, T]
+            unrolled = model.unroll(x, length, generator=generator, everything=warm)
+            cost = model.macs(unrolled.mask) / model.full_macs  # [B, T]
             loss, parts = objective(
-                unrolled, y, length, self.model.macs(unrolled.mask) / self.model.full_macs,
-                config=c, weights=self.weights, baseline=None if warm else self.baseline,
+                unrolled, y, length, cost, config=replace(c, lam=self.price.lam),
+                weights=self.weights, baseline=None if warm else self.baseline,
             )  # fmt: skip
-            self.optimiser.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            self.optimiser.step()
+            self.optimizer.step()
             steps = int(length.sum())
             count += steps
             for name in sums:
                 sums[name] += parts[name].item() * steps
-        return {"loss": sums["loss"] / count, "train_cost": sums["cost"] / count}
-
-    def _everything(self, x: Tensor, length: Tensor) -> Unrolled:
-        """An unrolling with all edges on, in one go."""
-        model = self.model
-        valid = torch.arange(x.shape[1], device=x.device) < length.unsqueeze(1)
-        features = model.trunk((x[valid] - model.mean) / model.std)
-        logits = features.new_zeros(*valid.shape, model.classifier.out_features)
-        logits[valid] = model.classifier(features)
-        edges = valid.unsqueeze(2).expand(-1, -1, model.trunk.num_edges)
-        return Unrolled(logits, edges, logits.new_zeros(valid.shape), edges.to(logits))
+            if not warm:
+                self.price.update(parts["cost"].item())
+        row = {"loss": sums["loss"] / count, "train_cost": sums["cost"] / count}
+        return row if c.spend is None else row | {"lam": self.price.lam}
 
 
 def objective(
@@ -202,7 +225,7 @@ def returns(rewards: Tensor, config: SanasConfig) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate(
+def window_table(
     model: AdaptiveNetwork,
     data: StreamSet,
     *,
@@ -243,19 +266,33 @@ def evaluate(
 
 
 def summarise(windows: pd.DataFrame) -> dict[str, float]:
-    """Accuracy (over windows, balanced over classes) and where macs went, of `evaluate`'s table."""
+    """Accuracy (over windows, balanced over classes) and where macs went, of a `window_table`.
+
+    Step 0 is left out of all means of cost: its architecture was chosen by z_0 alone, before
+    anything was heard, and in short sequences it would dominate the mean.
+    """
     right = windows["label"] == windows["prediction"]
-    background = windows["label"] == windows["label"].cat.categories[0]
-    # The first step of a stream is chosen before anything was heard.
-    later = windows["step"] > 0
+    later = windows[windows["step"] > 0]
+    background = later["label"] == later["label"].cat.categories[0]
     # Correlation with the share of the word (fig. 4.11); what never changes has none.
-    follows = windows.loc[later, ["share", "macs", "leaning"]].corr()["share"].fillna(0.0)
+    follows = later[["share", "macs", "leaning"]].corr()["share"].fillna(0.0)
     return {
         "accuracy": float(right.mean()),
         "balanced_accuracy": float(right.groupby(windows["label"], observed=True).mean().mean()),
-        "macs": float(windows["macs"].mean()),
-        "macs_background": float(windows.loc[background & later, "macs"].mean()),
-        "macs_words": float(windows.loc[~background & later, "macs"].mean()),
+        "macs": float(later["macs"].mean()),
+        "macs_background": float(later.loc[background, "macs"].mean()),
+        "macs_words": float(later.loc[~background, "macs"].mean()),
         "share_correlation": float(follows["macs"]),
         "leaning_correlation": float(follows["leaning"]),
     }
+
+
+def cost_by_step(windows: pd.DataFrame, column: str = "macs") -> pd.DataFrame:
+    """Mean cost of background and of words at each step of the streams, of a `window_table`.
+
+    A recurrent controller that hears nothing can still count steps. Whatever it gains by that
+    shows as a slope over the steps; only a controller that hears separates the two columns.
+    """
+    heard = windows["label"] == windows["label"].cat.categories[0]
+    table = windows.groupby(["step", heard])[column].mean().unstack()
+    return table.rename(columns={True: "background", False: "words"}).rename_axis(columns=None)

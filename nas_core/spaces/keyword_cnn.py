@@ -18,6 +18,7 @@ def keyword_cnn(
     conv1: tuple[int, int] = (20, 8),
     conv2: tuple[int, int] = (10, 4),
     input_shape: tuple[int, int, int] = (1, 101, 40),
+    leak: float = 0.0,
 ) -> SuperNetwork:
     """Two convolutions, a bottleneck and Φ, the sum at node `features` that feeds the classifier.
 
@@ -32,6 +33,9 @@ def keyword_cnn(
         width: channels of both convolutions (64 in the thesis).
         conv1, conv2: filter sizes, time × frequency.
         input_shape: (1, frames, coefficients).
+        leak: slope of all units below 0; 0 (the thesis) is ReLU. A ReLU whose input is negative
+            for every example has no gradient and never recovers: with few features all of them
+            can die in the first steps. A slope of 0.1 prevents this.
 
     Raises:
         ValueError: when the filters do not fit the map.
@@ -45,13 +49,16 @@ def keyword_cnn(
             f"{coefficients} coefficients; use smaller filters or a longer map"
         )
 
-    def dense(inputs: int) -> nn.Sequential:
-        return nn.Sequential(nn.Flatten(), nn.Linear(inputs, features), nn.ReLU())
+    def unit() -> nn.Module:
+        return nn.LeakyReLU(leak) if leak else nn.ReLU()
 
-    first = nn.Sequential(nn.Conv2d(input_shape[0], width, conv1), nn.ReLU(), nn.MaxPool2d((1, 3)))
-    second = nn.Sequential(nn.Conv2d(width, width, conv2), nn.ReLU())
+    def dense(inputs: int) -> nn.Sequential:
+        return nn.Sequential(nn.Flatten(), nn.Linear(inputs, features), unit())
+
+    first = nn.Sequential(nn.Conv2d(input_shape[0], width, conv1), unit(), nn.MaxPool2d((1, 3)))
+    second = nn.Sequential(nn.Conv2d(width, width, conv2), unit())
     squeeze = nn.Sequential(nn.Flatten(), nn.Linear(width * time2 * band2, bottleneck))
-    expand = nn.Sequential(nn.Linear(bottleneck, features), nn.ReLU())
+    expand = nn.Sequential(nn.Linear(bottleneck, features), unit())
     edges = [
         Edge("input", "conv1", first, "conv1", "conv"),
         Edge("conv1", "conv2", second, "conv2", "conv"),

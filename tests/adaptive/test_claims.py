@@ -10,16 +10,16 @@ from nas_core.adaptive import (
     Controller,
     FixedController,
     SanasConfig,
-    evaluate,
     returns,
     summarise,
     train,
+    window_table,
 )  # fmt: skip
 from nas_core.adaptive.probe import ProbeStreams, probe_network
 from nas_core.spaces.keyword_cnn import keyword_cnn
 
 
-def network(blind: bool) -> AdaptiveNetwork:
+def network(blind: str | None) -> AdaptiveNetwork:
     torch.manual_seed(0)
     trunk = keyword_cnn(
         head=False, width=2, bottleneck=4, features=8, conv1=(6, 6), conv2=(5, 3),
@@ -35,14 +35,14 @@ def gates(model: AdaptiveNetwork, x: torch.Tensor) -> torch.Tensor:
 
 def test_a_blind_controller_hears_nothing_and_a_seeing_one_does():
     x, other = torch.randn(2, 4, 5, 1, 26, 20, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(gates(network(True), x), gates(network(True), other))
-    heard, elsewhere = gates(network(False), x), gates(network(False), other)
+    assert torch.equal(gates(network("noise"), x), gates(network("noise"), other))
+    heard, elsewhere = gates(network(None), x), gates(network(None), other)
     assert torch.equal(heard[:, 0], elsewhere[:, 0])  # z_0 is the same for all streams
     assert (heard[:, 1:] - elsewhere[:, 1:]).abs().max() > 1e-3
 
 
 def test_a_static_network_costs_the_same_everywhere():
-    trunk = network(False).trunk
+    trunk = network(None).trunk
     model = AdaptiveNetwork(trunk, 3, FixedController(torch.ones(7, dtype=torch.bool)))
     x = torch.randn(4, 5, 1, 26, 20)
     unrolled = model.unroll(x, torch.full((4,), 5))
@@ -59,12 +59,12 @@ CHANGE = 0.15
 
 
 @cache
-def probe(lam: float, *, blind: bool = False) -> dict[str, float]:
+def probe(lam: float, *, blind: str | None = None) -> dict[str, float]:
     """A search on streams with a known best policy; costs as shares of the full network."""
     model = probe_network(blind=blind)
     config = SanasConfig(epochs=8, batch_size=64, lr=0.02, lam=lam, warmup_epochs=1)
     train(model, ProbeStreams.draw(change=CHANGE), None, config, progress=False)
-    found = summarise(evaluate(model, ProbeStreams.draw(300, change=CHANGE, seed=1)))
+    found = summarise(window_table(model, ProbeStreams.draw(300, change=CHANGE, seed=1)))
     return {k: v / model.full_macs if k.startswith("macs") else v for k, v in found.items()}
 
 
@@ -88,12 +88,12 @@ def test_an_interrupted_search_continues_as_if_nothing_had_happened(tmp_path, mo
     def interrupting(*args, **options):
         if next(calls) == 1:  # in the second epoch, after its training
             raise KeyboardInterrupt
-        return evaluate(*args, **options)
+        return window_table(*args, **options)
 
     whole, halved = probe_network(), probe_network()
     first = train(whole, streams, streams, config, progress=False)
     with monkeypatch.context() as patch:
-        patch.setattr("nas_core.adaptive.training.evaluate", interrupting)
+        patch.setattr("nas_core.adaptive.training.window_table", interrupting)
         point = tmp_path / "point.pt"
         assert train(halved, streams, streams, config, checkpoint=point, progress=False).interrupted
     again = probe_network(seed=1)
@@ -107,7 +107,7 @@ def test_an_interrupted_search_continues_as_if_nothing_had_happened(tmp_path, mo
 
 @pytest.mark.parametrize(
     ("settings", "share"),
-    [({"lam": 0.0}, 1.0), ({"lam": 4.0}, 0.15), ({"lam": 1.0, "blind": True}, 1.0)],
+    [({"lam": 0.0}, 1.0), ({"lam": 4.0}, 0.15), ({"lam": 1.0, "blind": "noise"}, 1.0)],
 )
 def test_without_price_or_ears_or_with_too_high_a_price_one_architecture_is_left(settings, share):
     found = probe(**settings)

@@ -5,7 +5,7 @@ from functools import cache
 import pandas as pd
 import torch
 
-from nas_core.adaptive import SanasConfig, evaluate, returns, summarise, train
+from nas_core.adaptive import SanasConfig, returns, summarise, train, window_table
 from nas_core.adaptive.probe import ProbeStreams, probe_network
 from nas_core.workbook import separates
 from tests.notebooks.book import claimed, each_mistake
@@ -20,7 +20,7 @@ def search(lam: float):
     model = probe_network()
     config = SanasConfig(epochs=8, batch_size=64, lr=0.02, lam=lam, warmup_epochs=1)
     train(model, ProbeStreams.draw(change=CHANGE), None, config, progress=False)
-    found = summarise(evaluate(model, ProbeStreams.draw(300, change=CHANGE, seed=100)))
+    found = summarise(window_table(model, ProbeStreams.draw(300, change=CHANGE, seed=100)))
     return model, {k: v / model.full_macs if k.startswith("macs") else v for k, v in found.items()}
 
 
