@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nas_core.adaptive.network import AdaptiveNetwork
-from nas_core.audio.detection import Recogniser, Smoothing
+from nas_core.audio.detection import KeywordDetector, Smoothing
 from nas_core.audio.features import MFCC, StreamingMFCC
 from nas_core.audio.streams import Spoken
 
@@ -48,13 +48,13 @@ class StreamingEngine:
             raise ValueError(f"{len(classes)} class names for {model.classifier.out_features}")
         self.model, self.mfcc = model.eval(), mfcc
         self.features = StreamingMFCC(mfcc)
-        self.recogniser = Recogniser(classes, smoothing)
+        self.detector = KeywordDetector(classes, smoothing)
         self.reset()
 
     def reset(self) -> None:
-        """Forget the stream: features, controller state, recogniser, clocks. Between files."""
+        """Forget the stream: features, controller state, detector, clocks. Between files."""
         self.features.reset()
-        self.recogniser.reset()
+        self.detector.reset()
         self.state = self.model.controller.start(1).detach()
         self.samples = self.decisions = 0
         self.busy = self._pending = 0.0
@@ -69,7 +69,7 @@ class StreamingEngine:
             self.state = step.state
             posterior = torch.softmax(step.logits[0], 0).numpy()
             ms = self.decisions * self.mfcc.step * 1000 / self.mfcc.rate
-            word = self.recogniser.step(posterior, ms)
+            word = self.detector.step(posterior, ms)
             now = time.perf_counter()
             seconds, self._pending, begin = self._pending + now - begin, 0.0, now
             self.busy += seconds

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from nas_core.adaptive.controller import Controller, FixedController
 from nas_core.supernet import SuperNetwork
+from nas_core.supernet.samplers import bernoulli_log_prob
 
 
 class Unrolled(NamedTuple):
@@ -96,16 +96,15 @@ class AdaptiveNetwork(nn.Module):
             draw: uniform numbers `[B, E]` to sample H with; the most probable architecture
                 (γ > ½) when None.
         """
-        scores = self.controller.logits(state)
-        gamma = torch.sigmoid(scores.detach())
+        logits = self.controller.logits(state)  # [B, E]
+        gamma = torch.sigmoid(logits.detach())
         wanted = gamma > 0.5 if draw is None else draw.to(gamma) < gamma
-        connected, drawn = self.trunk.graph.connected(wanted)
         # An edge behind a gate that is closed is never drawn and has no part in P(A).
-        log_p = -binary_cross_entropy_with_logits(scores, connected.to(scores), reduction="none")
+        connected, drawn = self.trunk.graph.connected(wanted)
+        log_prob = bernoulli_log_prob(logits, connected, drawn)  # [B]
         mask = self.trunk.graph.reachable(connected)
-        features = self._features(x, mask)
-        following = self.controller.step(features, state)
-        log_prob = (log_p * drawn).sum(1)
+        features = self._features(x, mask)  # Φ_t [B, n]
+        following = self.controller.step(features, state)  # z_{t+1} [B, hidden]
         return Step(self.classifier(features), mask, log_prob, gamma, following)
 
     def _features(self, x: Tensor, mask: Tensor) -> Tensor:

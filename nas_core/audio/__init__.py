@@ -2,7 +2,7 @@
 
 from nas_core.audio.corpus import KEYWORDS, Corpus, load_speech_commands, split_of, word_extent
 from nas_core.audio.detection import (
-    Recogniser,
+    KeywordDetector,
     Smoothing,
     StreamScore,
     detect,
@@ -32,8 +32,8 @@ __all__ = [
     "AudioFileError",
     "Corpus",
     "EvaluationStream",
+    "KeywordDetector",
     "Mixing",
-    "Recogniser",
     "Smoothing",
     "Speaker",
     "Spoken",

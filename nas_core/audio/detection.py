@@ -23,7 +23,7 @@ class Smoothing:
     minimum_count: int = 3  # posteriors needed before anything is detected
 
 
-class Recogniser:
+class KeywordDetector:
     """Turns posteriors, one step at a time, into detections; keeps state: `reset` between files."""
 
     def __init__(self, classes: Sequence[str], smoothing: Smoothing | None = None):
@@ -73,10 +73,10 @@ def detect(
     smoothing: Smoothing | None = None,
 ) -> list[Spoken]:
     """Detections of one file from posteriors `[T, C]`."""
-    recogniser = Recogniser(classes, smoothing)
+    detector = KeywordDetector(classes, smoothing)
     found = []
     for posterior, ms in zip(posteriors, times_ms, strict=True):
-        if (word := recogniser.step(posterior, ms)) is not None:
+        if (word := detector.step(posterior, ms)) is not None:
             found.append(Spoken(word, ms))
     return found
 

@@ -20,6 +20,19 @@ class Sample(NamedTuple):
     entropy: Tensor  # [B], its mean is an unbiased estimate of the entropy of H, differentiable
 
 
+def bernoulli_log_prob(logits: Tensor, mask: Tensor, drawn: Tensor) -> Tensor:
+    """log P(H) `[B]` of masks `[B, E]` whose edges were kept independently with σ(logits).
+
+    Args:
+        logits: `[E]`, or `[B, E]` where every row has a distribution of its own.
+        mask: bool `[B, E]`, connectivity-aware.
+        drawn: bool `[B, E]`, edges whose source was connected; others were never drawn and add 0.
+    """
+    logits = logits.expand(mask.shape)
+    log_p = -binary_cross_entropy_with_logits(logits, mask.to(logits.dtype), reduction="none")
+    return (log_p * drawn.to(logits.dtype)).sum(1)
+
+
 class BernoulliSampler(nn.Module):
     """Γ: every edge is kept independently with probability γ = σ(γ̂).
 
@@ -70,10 +83,8 @@ class BernoulliSampler(nn.Module):
         return torch.where(impossible, -torch.inf, score)
 
     def _score(self, mask: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.logits.expand(mask.shape)
-        log_p = -binary_cross_entropy_with_logits(logits, mask.to(logits.dtype), reduction="none")
-        weight = drawn.to(logits.dtype)
-        return (log_p * weight).sum(1), weight @ self._edge_entropy()
+        entropy = drawn.to(self.logits.dtype) @ self._edge_entropy()
+        return bernoulli_log_prob(self.logits, mask, drawn), entropy
 
     def _edge_entropy(self) -> Tensor:
         gamma = torch.sigmoid(self.logits)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas_core.audio import Recogniser, Smoothing, Spoken, detect, score, threshold_sweep
+from nas_core.audio import KeywordDetector, Smoothing, Spoken, detect, score, threshold_sweep
 
 CLASSES = ("bg-noise", "unknown", "yes", "no")
 
@@ -43,16 +43,16 @@ def test_a_word_said_twice_needs_background_in_between():
 
 
 def test_state_is_reset_between_files():
-    recogniser = Recogniser(CLASSES)
+    detector = KeywordDetector(CLASSES)
     file = one_hot(*["yes"] * 4)
 
     def listen():
-        return [recogniser.step(p, ms) for p, ms in zip(file, times(4), strict=True)]
+        return [detector.step(p, ms) for p, ms in zip(file, times(4), strict=True)]
 
     first = listen()
     with pytest.raises(ValueError, match="reset"):
-        recogniser.step(file[0], 0.0)
-    recogniser.reset()
+        detector.step(file[0], 0.0)
+    detector.reset()
     assert listen() == first == [None, None, "yes", None]
 
 
@@ -151,4 +151,4 @@ def test_threshold_sweep_falls_with_the_threshold():
 
 def test_wrong_input_is_named():
     with pytest.raises(ValueError, match="3 posteriors for 4 classes"):
-        Recogniser(CLASSES).step(np.ones(3), 0)
+        KeywordDetector(CLASSES).step(np.ones(3), 0)

@@ -8,7 +8,7 @@ import torch
 
 from nas_core.audio import (
     MFCC,
-    Recogniser,
+    KeywordDetector,
     detect,
     evaluation_stream,
     score,
@@ -60,7 +60,7 @@ def corpus():
 
 
 def silent(what: str) -> float:
-    """A recogniser whose network has learned to say nothing."""
+    """A detector whose network has learned to say nothing."""
     stream = evaluation_stream(corpus(), 30)
     nothing = np.eye(12)[[0] * 140]
     found = detect(nothing, 200.0 * np.arange(140), corpus().classes)
@@ -74,13 +74,13 @@ def crowded() -> float:
 
 def heard(reset: bool) -> int:
     classes = ("bg-noise", "unknown", "yes")
-    recogniser, count = Recogniser(classes), 0
+    detector, count = KeywordDetector(classes), 0
     for file in range(3):
         if reset:
-            recogniser.reset()
+            detector.reset()
         for k, row in enumerate(np.eye(3)[[2] * 4 + [0] * 2]):
             at = 200.0 * k + (0 if reset else 1200.0 * file)
-            count += recogniser.step(row, at) is not None
+            count += detector.step(row, at) is not None
     return count
 
 
