@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nas_core.continual.families import paint
 from nas_core.continual.sources import Catalogue
-from nas_core.training import Compose, RandomCrop, RandomFlip, TensorData, derived_seeds
+from nas_core.training import Augment, TensorData, derived_seeds
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Stream:
         normalise = (mean.tolist(), std.tolist())
         moved = None
         if self.augment and spec.pixels is None:
-            moved = Compose([RandomCrop(max(1, pixels.shape[-1] // 8)), RandomFlip()])
+            moved = Augment(max(1, pixels.shape[-1] // 8), flip=True)
         data = {
             split: TensorData(
                 x, y, augment=moved if split == "train" else None, normalise=normalise

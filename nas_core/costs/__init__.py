@@ -18,8 +18,8 @@ from nas_core.costs.latency import (
     Timing,
     check_table,
     latency_table,
-    time_call,
 )
+from nas_core.training import time_call
 
 __all__ = [
     "AdditiveCost",

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -13,58 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import binom, spearmanr
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from nas_core.costs.additive import AdditiveCost
 from nas_core.supernet import Graph, SuperNetwork
-from nas_core.training import describe_device
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Milliseconds per call: the median and a confidence interval of it that assumes nothing."""
-
-    median: float
-    low: float
-    high: float
-    repeats: int
-
-
-def time_call(
-    call: Callable[[], object],
-    device: torch.device | str = "cpu",
-    *,
-    repeats: int = 20,
-    warmup: int = 3,
-    confidence: float = 0.95,
-    clock: Callable[[], float] = time.perf_counter,
-) -> Timing:
-    """Time `call`, after `warmup` unmeasured calls, waiting for the device before and after each.
-
-    The interval consists of two order statistics: the number of samples below the true median is
-    binomial (½), whatever the distribution of the samples. Fewer than six samples cannot give
-    95 %; the interval is then their whole range.
-    """
-    if repeats < 1 or warmup < 0 or not 0 < confidence < 1:
-        raise ValueError(
-            f"repeats={repeats}, warmup={warmup}, confidence={confidence}: "
-            "need repeats ≥ 1, warmup ≥ 0 and 0 < confidence < 1"
-        )
-    wait = _synchroniser(torch.device(device))
-    for _ in range(warmup):
-        call()
-    samples = []
-    for _ in range(repeats):
-        wait()
-        start = clock()
-        call()
-        wait()
-        samples.append(1e3 * (clock() - start))
-    samples.sort()
-    # With k samples left out on either side the interval misses with 2 P(Binomial(n, ½) ≤ k).
-    k = max(int(binom.ppf((1 - confidence) / 2, repeats, 0.5)) - 1, 0)
-    return Timing(statistics.median(samples), samples[k], samples[repeats - 1 - k], repeats)
+from nas_core.training import Timing, describe_device, time_call
 
 
 class Latency:
@@ -248,11 +200,3 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for m, mode in modes.items():
             m.training = mode
-
-
-def _synchroniser(device: torch.device) -> Callable[[], None]:
-    if device.type == "cuda":
-        return lambda: torch.cuda.synchronize(device)
-    if device.type == "mps":
-        return torch.mps.synchronize
-    return lambda: None

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from nas_core.data.dataset import Dataset, limited
-from nas_core.training import Compose, RandomCrop, RandomFlip, TensorData
+from nas_core.training import Augment, TensorData
 
 Floats = NDArray[Any]  # float32
 
@@ -136,7 +136,7 @@ def colour_shapes(size: int | None, train_limit: int | None, seed: int) -> Datas
     parts = [_split(seed, index, count) for index, count in enumerate(counts.values())]
     return Dataset(
         "colour_shapes",
-        train=TensorData(*parts[0], Compose([RandomCrop(2), RandomFlip()]), half),
+        train=TensorData(*parts[0], Augment(2, flip=True), half),
         val=TensorData(*parts[1], normalise=half),
         test=TensorData(*parts[2], normalise=half),
         classes=CLASSES,

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from nas_core.data.dataset import Dataset, limited
-from nas_core.training import RandomFlip, TensorData
+from nas_core.training import Augment, TensorData
 
 Floats = NDArray[Any]  # float32
 
@@ -84,7 +84,7 @@ def faces(size: int | None, train_limit: int | None, seed: int) -> Dataset:
     parts = [_split(seed, index, count, size) for index, count in enumerate(counts.values())]
     return Dataset(
         "faces",
-        train=TensorData(*parts[0], RandomFlip(), half),
+        train=TensorData(*parts[0], Augment(flip=True), half),
         val=TensorData(*parts[1], normalise=half),
         test=TensorData(*parts[2], normalise=half),
         classes=CLASSES,

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from nas_core.data.dataset import CorruptData, DataNotFound, Dataset, limited
 from nas_core.data.faces import CLASSES
-from nas_core.training import RandomFlip, TensorData
+from nas_core.training import Augment, TensorData
 from nas_core.training.augment import IGNORED
 
 SIDE, PADDED = 250, 256
@@ -43,7 +43,7 @@ def part_labels(root: Path, train_limit: int | None, seed: int) -> Dataset:
     half = ((0.5,) * 3, (0.5,) * 3)
     return Dataset(
         "part_labels",
-        train=TensorData(*splits[0], RandomFlip(), half),
+        train=TensorData(*splits[0], Augment(flip=True), half),
         val=TensorData(*splits[1], normalise=half),
         test=TensorData(*splits[2], normalise=half),
         classes=CLASSES,

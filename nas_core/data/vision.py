@@ -17,7 +17,7 @@ from torchvision import datasets
 from torchvision.datasets.utils import calculate_md5
 
 from nas_core.data.dataset import CorruptData, DataNotFound, Dataset, limited, stratified_order
-from nas_core.training import Augmentation, Compose, RandomCrop, RandomFlip, TensorData
+from nas_core.training import Augment, TensorData
 
 # Published md5 sums of the unpacked idx files (torchvision only knows those of the archives).
 _MNIST = {
@@ -46,7 +46,7 @@ class VisionSet:
     cls: Callable[..., datasets.VisionDataset]
     files: dict[str, str]  # path below the root: md5
     val: int  # of the official training images
-    augment: Augmentation
+    augment: Augment
     source: str
 
 
@@ -54,23 +54,23 @@ class VisionSet:
 # not mirrored (a mirrored digit is another sign).
 VISION: dict[str, VisionSet] = {
     "mnist": VisionSet(
-        datasets.MNIST, _MNIST, 12_000, RandomCrop(2), "LeCun, Bottou, Bengio, Haffner (1998)"
+        datasets.MNIST, _MNIST, 12_000, Augment(2), "LeCun, Bottou, Bengio, Haffner (1998)"
     ),
     "fashion_mnist": VisionSet(
-        datasets.FashionMNIST, _FASHION, 12_000, RandomCrop(2), "Xiao, Rasul, Vollgraf (2017), MIT"
+        datasets.FashionMNIST, _FASHION, 12_000, Augment(2), "Xiao, Rasul, Vollgraf (2017), MIT"
     ),
     "cifar10": VisionSet(
         datasets.CIFAR10,
         _cifar_files(datasets.CIFAR10),
         5_000,
-        Compose([RandomCrop(2), RandomFlip()]),
+        Augment(2, flip=True),
         "Krizhevsky (2009)",
     ),
     "cifar100": VisionSet(
         datasets.CIFAR100,
         _cifar_files(datasets.CIFAR100),
         5_000,
-        Compose([RandomCrop(2), RandomFlip()]),
+        Augment(2, flip=True),
         "Krizhevsky (2009)",
     ),
 }

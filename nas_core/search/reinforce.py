@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nas_core.training import MovingAverage
+
+__all__ = ["MovingAverage", "overspend", "policy_loss", "reward_to_go"]
+
 
 def policy_loss(log_prob: Tensor, objective: Tensor, baseline: Tensor | float) -> Tensor:
     """Scalar whose gradient is the estimate of ∇ E[objective] with respect to the distribution.
@@ -25,32 +29,6 @@ def policy_loss(log_prob: Tensor, objective: Tensor, baseline: Tensor | float) -
         )
     advantage = (objective - baseline).detach().to(log_prob)
     return (advantage * log_prob).mean()
-
-
-class MovingAverage:
-    """Exponential moving average of the objective, a baseline that outlives the batch.
-
-    Args:
-        keep: share of the old value that is kept at every update.
-    """
-
-    def __init__(self, keep: float = 0.9):
-        if not 0 <= keep < 1:
-            raise ValueError(f"keep is {keep}; it must be in [0, 1)")
-        self.keep = keep
-        self.value: float | None = None
-
-    def update(self, objective: Tensor) -> float:
-        """Blend the mean of `objective` in and return the new value."""
-        new = objective.mean().item()
-        self.value = new if self.value is None else self.keep * self.value + (1 - self.keep) * new
-        return self.value
-
-    def state_dict(self) -> dict:
-        return {"value": self.value}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.value = state["value"]
 
 
 def overspend(cost: Tensor, budget: float, scale: float) -> Tensor:

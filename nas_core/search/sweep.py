@@ -30,7 +30,7 @@ from nas_core.search.sweep_engines import (
     local_outcomes,
     ray_outcomes,
 )
-from nas_core.training.progress import progress_bar
+from nas_core.training import progress_bar
 
 __all__ = [
     "BadConfig",

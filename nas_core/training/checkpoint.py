@@ -1,15 +1,20 @@
-"""Files that are either whole or not there, and the state of all random generators."""
+"""Checkpoints, fingerprints of what made them, and the state of all random generators."""
 
 from __future__ import annotations
 
-import os
+import hashlib
+import io
 import random
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from nas_core.files import write_atomic
 
 
 class CorruptCheckpoint(ValueError):
@@ -17,27 +22,44 @@ class CorruptCheckpoint(ValueError):
 
 
 def save_atomic(obj: Any, path: str | Path) -> None:
-    """Write tensors and plain containers to `path`; a crash leaves the old file or the new one.
+    """Write tensors and plain containers to `path` with `write_atomic`.
 
-    The bytes go to a neighbour file, are forced to disk, and take the name in one step.
+    NumPy's numbers are stored as Python's.
+
+    Raises:
+        TypeError: names the first value that `load_checkpoint` could not read back.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(partial, "wb") as file:
-            torch.save(obj, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    if os.name == "posix":  # the new name itself must survive a power failure
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    buffer = io.BytesIO()
+    torch.save(plain(obj), buffer)
+    write_atomic(path, buffer.getbuffer())
+
+
+_PLAIN = {type(None), bool, int, float, complex, str, bytes}
+_READABLE = {*_PLAIN, Tensor, torch.nn.Parameter, torch.Size, torch.device, torch.dtype}
+
+
+def plain(value: Any, where: str = "record") -> Any:
+    """`value` with NumPy's numbers as Python's; the very same object if it holds none."""
+    kind = type(value)
+    if kind in _READABLE:
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        pairs = [(plain(k, where), plain(v, f"{where}[{k!r}]")) for k, v in value.items()]
+        same = all(a is c and b is d for (a, b), (c, d) in zip(pairs, value.items(), strict=True))
+        if kind in (dict, OrderedDict):
+            return value if same else kind(pairs)
+        return dict(pairs)
+    if kind in (list, tuple):
+        if set(map(type, value)) <= _PLAIN:  # histories are long lists of numbers
+            return value
+        items = [plain(item, f"{where}[{n}]") for n, item in enumerate(value)]
+        return value if all(a is b for a, b in zip(items, value, strict=True)) else kind(items)
+    raise TypeError(
+        f"{where} is a {kind.__module__}.{kind.__qualname__}; a checkpoint holds tensors, numbers, "
+        "strings, None, and lists, tuples and dicts of them"
+    )
 
 
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Any:
@@ -56,15 +78,48 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Any
     try:
         with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
             damaged = archive.testzip()
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"checksum of {damaged} differs")
-        return torch.load(path, map_location=device, weights_only=True)
+    except zipfile.BadZipFile as error:
+        if str(error).startswith("Bad CRC"):
+            damaged = str(error)
+        else:
+            raise CorruptCheckpoint(
+                f"{path} is not a readable checkpoint: it is cut short or of another kind "
+                f"({error}). Put a copy of it back, or give this run another file"
+            ) from error
     except Exception as error:  # half a dozen kinds, depending on the broken byte
+        reason = str(error) or type(error).__name__
+        raise CorruptCheckpoint(
+            f"{path} is not a readable checkpoint ({reason}). Put a copy of it back, or give this "
+            "run another file"
+        ) from error
+    if damaged is not None:
+        raise CorruptCheckpoint(
+            f"{path} is not a readable checkpoint: the checksum of {damaged} differs, so it was "
+            "damaged after it was written. Put a copy of it back, or delete it to start afresh"
+        )
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CorruptCheckpoint(
-            f"{path} is not a readable checkpoint ({reason}); delete it to start afresh, or put a "
-            "copy of it back"
+            f"{path} is not a readable checkpoint, although its checksums are right: it holds "
+            f"something else than tensors and plain values, which are not read because that could "
+            f"run code ({reason})"
         ) from error
+
+
+def fingerprint(*parts: Any) -> str:
+    """Twelve hexadecimal digits that differ when a part differs: a tensor's values or a `repr`."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            digest.update(f"{part.dtype} {list(part.shape)}".encode())
+            flat = part.detach().cpu().contiguous().flatten()
+            if len(flat):
+                digest.update(flat.view(torch.uint8).numpy().data)
+        else:
+            digest.update(f"{part!r};".encode())
+    return digest.hexdigest()[:12]
 
 
 def rng_state() -> dict[str, Any]:

@@ -1,10 +1,15 @@
-"""Where and how a run computes: device, seeds, CPU threads, and the versions it ran with."""
+"""Where and how a run computes: device, seeds, CPU threads, versions, and how long it takes."""
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import random
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import metadata
 
 import numpy as np
@@ -66,7 +71,9 @@ def one_thread() -> None:
 
 def versions() -> dict[str, str]:
     """Versions of what a result depends on, to be stored next to it."""
-    packages = ("nas-workbook", "torchvision", "torchaudio", "numpy")
+    packages = (
+        "nas-workbook", "torchvision", "torchaudio", "numpy", "scipy", "scikit-learn", "optuna",
+    )  # fmt: skip
     found = {"python": platform.python_version(), "torch": str(torch.__version__)}  # with its build
     for package in packages:
         try:
@@ -74,3 +81,63 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds per call: the median and a confidence interval of it that assumes nothing."""
+
+    median: float
+    low: float
+    high: float
+    repeats: int
+
+
+def time_call(
+    call: Callable[[], object],
+    device: torch.device | str = "cpu",
+    *,
+    repeats: int = 20,
+    warmup: int = 3,
+    confidence: float = 0.95,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Timing:
+    """Time `call`, after `warmup` unmeasured calls, waiting for the device before and after each.
+
+    The interval consists of two order statistics: the number of samples below the true median is
+    binomial (½), whatever the distribution of the samples. Fewer than six samples cannot give
+    95 %; the interval is then their whole range.
+
+    Args:
+        clock: seconds; `time.thread_time` counts only the processor time of this thread.
+    """
+    if repeats < 1 or warmup < 0 or not 0 < confidence < 1:
+        raise ValueError(
+            f"repeats={repeats}, warmup={warmup}, confidence={confidence}: "
+            "need repeats ≥ 1, warmup ≥ 0 and 0 < confidence < 1"
+        )
+    device = torch.device(device)
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        elif device.type == "mps":
+            torch.mps.synchronize()
+
+    for _ in range(warmup):
+        call()
+    samples = []
+    for _ in range(repeats):
+        wait()
+        start = clock()
+        call()
+        wait()
+        samples.append(1e3 * (clock() - start))
+    samples.sort()
+    # With k samples left out on either side the interval misses with 2 P(Binomial(n, ½) < k).
+    k, below = 0, 1
+    while below / 2**repeats < (1 - confidence) / 2:
+        k += 1
+        below += math.comb(repeats, k)
+    k = max(k - 1, 0)
+    return Timing(statistics.median(samples), samples[k], samples[repeats - 1 - k], repeats)

@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from nas_core.training.checkpoint import load_checkpoint, rng_state, save_atomic, set_rng_state
-from nas_core.training.progress import progress_bar
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Row = dict[str, Any]
 
 
 class Stateful(Protocol):
-    """Whatever can be saved and restored: modules, optimisers, samplers, histories."""
+    """Whatever can be saved and restored: modules, optimizers, samplers, histories."""
 
     def state_dict(self) -> Any: ...
     def load_state_dict(self, state_dict: Any, /) -> Any: ...
@@ -63,6 +67,8 @@ class History:
 
     def frame(self) -> pd.DataFrame:
         """Tidy table: a row per epoch, a column per quantity."""
+        import pandas as pd
+
         return pd.DataFrame(self.rows)
 
     def state_dict(self) -> dict[str, Any]:
@@ -70,6 +76,69 @@ class History:
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
         self.rows = [dict(row) for row in state_dict["rows"]]
+
+
+class EarlyStopping:
+    """Remembers the best value, and when it was seen; a tie or NaN is no improvement.
+
+    Args:
+        patience: stop when the last improvement is this far back, in whatever the caller counts
+            (epochs or steps); None never stops.
+        mode: whether a larger ("max") or a smaller ("min") value is better.
+        by: how much better a value must be to count.
+    """
+
+    def __init__(self, patience: int | None, mode: Literal["max", "min"] = "max", by: float = 0.0):
+        if mode not in ("max", "min"):
+            raise ValueError(f'mode is {mode!r}; it must be "max" or "min"')
+        if patience is not None and patience < 1:
+            raise ValueError(f"patience is {patience}; it must be at least 1")
+        self.patience, self.mode, self.by = patience, mode, by
+        self.best: float | None = None
+        self.best_at: int | None = None
+
+    def update(self, value: float, at: int) -> bool:
+        """Whether `value`, seen at epoch or step `at`, is the best so far."""
+        if math.isnan(value):
+            return False
+        if self.best is not None:
+            up = self.mode == "max"
+            if not (value > self.best + self.by if up else value < self.best - self.by):
+                return False
+        self.best, self.best_at = value, at
+        return True
+
+    def is_over(self, at: int) -> bool:
+        """Whether patience has run out at epoch or step `at`."""
+        if self.patience is None or self.best_at is None:
+            return False
+        return at - self.best_at >= self.patience
+
+
+class MovingAverage:
+    """Exponential moving average of means over batches.
+
+    Args:
+        keep: share of the old value that is kept at every update.
+    """
+
+    def __init__(self, keep: float = 0.9):
+        if not 0 <= keep < 1:
+            raise ValueError(f"keep is {keep}; it must be in [0, 1)")
+        self.keep = keep
+        self.value: float | None = None
+
+    def update(self, values: Tensor) -> float:
+        """Blend the mean of `values` in and return the new average."""
+        new = values.mean().item()
+        self.value = new if self.value is None else self.keep * self.value + (1 - self.keep) * new
+        return self.value
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"value": self.value}
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
+        self.value = state_dict["value"]
 
 
 @dataclass(frozen=True)
@@ -110,7 +179,9 @@ def run_epochs(
         progress: False, True, or a label; see `progress_bar`.
         monitor, patience, mode: stop after `patience` epochs without a new best `monitor`; the
             modules of `state` then get the weights of the best epoch, also when the epochs ran out.
-        config: hyper-parameters; a checkpoint made with other ones is refused (`epochs` may grow).
+        config: everything else that determines the result, as plain values: hyper-parameters and
+            fingerprints of data and network. A checkpoint that was made with other values, or
+            lacks one, is refused; only `epochs` may differ, so that a run can be extended.
 
     Raises:
         NonFiniteLoss: when a returned loss, or a weight, is not finite.
@@ -118,118 +189,123 @@ def run_epochs(
     """
     if epochs < 0:
         raise ValueError(f"epochs is {epochs}; it must be at least 0")
-    if mode not in ("max", "min"):
-        raise ValueError(f'mode is {mode!r}; it must be "max" or "min"')
-    if patience is not None and (patience < 1 or monitor is None):
-        raise ValueError(f"patience is {patience}; it must be at least 1, with a monitor to watch")
+    if patience is not None and monitor is None:
+        raise ValueError(f"patience is {patience}; give it a monitor to watch")
     history = History() if history is None else history
     path = None if checkpoint is None else Path(checkpoint)
-    saved = _Saved(state, history, path, dict(config or {}))
-    resumed_from = saved.resume() if path is not None and path.exists() else 0
-    if path is not None and not path.exists():
-        saved.save()  # so that Ctrl-C or NaN in the first epoch also has a state to go back to
+    config = dict(config or {})
+    best_weights: dict[str, Any] | None = None  # of all modules; only with patience
 
-    def patience_is_over() -> bool:
-        best = _best_epoch(history, monitor, mode)
-        return patience is not None and best is not None and len(history) - 1 - best >= patience
+    def save() -> None:
+        parts = {name: part.state_dict() for name, part in state.items()}
+        record = {"state": parts, "history": history.state_dict(), "best": best_weights}
+        assert path is not None
+        save_atomic({**record, "rng": rng_state(), "config": config}, path)
 
+    def resume() -> None:
+        nonlocal best_weights
+        assert path is not None
+        record = load_checkpoint(path)
+        _check_identity(record, state, config, path)
+        for name, part in state.items():
+            part.load_state_dict(record["state"][name])
+        history.load_state_dict(record["history"])
+        best_weights = record["best"]
+        set_rng_state(record["rng"])
+
+    def watch() -> EarlyStopping:
+        stopping = EarlyStopping(patience, mode)
+        for epoch, row in enumerate(history.rows if monitor else []):
+            stopping.update(_monitored(row, monitor or ""), epoch)
+        return stopping
+
+    if path is not None and path.exists():
+        resume()
+    elif path is not None:
+        save()  # so that Ctrl-C or NaN in the first epoch also has a state to go back to
+    resumed_from = len(history) if path is not None else 0
+    stopping = watch()
     interrupted = False
     bar = progress_bar(epochs, progress, initial=len(history))
     try:
-        while len(history) < epochs and not patience_is_over():
+        while len(history) < epochs and not stopping.is_over(len(history) - 1):
             epoch = len(history)
             row = {"epoch": epoch, **body(epoch)}
             _check_finite(row, state, path)
             history.append(row)
-            if patience is not None and _best_epoch(history, monitor, mode) == epoch:
-                saved.best = _weights(state)
+            if monitor and stopping.update(_monitored(history[-1], monitor), epoch) and patience:
+                modules = {n: part for n, part in state.items() if isinstance(part, nn.Module)}
+                best_weights = {n: copy.deepcopy(m.state_dict()) for n, m in modules.items()}
             if path is not None:
-                saved.save()
+                save()
             bar.set_postfix(_summary(history[-1]), refresh=False)
             bar.update()
     except KeyboardInterrupt:
         interrupted = True
         if path is not None:
-            saved.resume()  # drops the unfinished epoch, so that weights and history agree
+            resume()  # drops the unfinished epoch, so that weights and history agree
+            stopping = watch()
     finally:
         bar.close()
-    if patience is not None and saved.best is not None and not interrupted:
-        for name, weights in saved.best.items():
+    if best_weights is not None and patience is not None and not interrupted:
+        for name, weights in best_weights.items():
             state[name].load_state_dict(weights)
-    best = _best_epoch(history, monitor, mode)
     return LoopResult(
         history=history,
         epochs=len(history),
         resumed_from=resumed_from,
         interrupted=interrupted,
-        stopped_early=patience_is_over() and len(history) < epochs,
-        best_epoch=best,
-        best_value=None if best is None else history[best][monitor or ""],
+        stopped_early=stopping.is_over(len(history) - 1) and len(history) < epochs,
+        best_epoch=stopping.best_at,
+        best_value=stopping.best,
     )
 
 
-class _Saved:
-    """The checkpoint of one loop."""
+def progress_bar(total: int | None, show: bool | str = True, *, initial: int = 0) -> tqdm[Any]:
+    """A bar on standard output; silent when that is no terminal, so that logs stay clean.
 
-    def __init__(self, state, history: History, path: Path | None, config: dict[str, Any]):
-        self.state, self.history, self.path, self.config = state, history, path, config
-        self.best: dict[str, Any] | None = None
+    Args:
+        show: False for none, True, or a label. The environment variable `NAS_PROGRESS` overrides
+            the terminal check: "1" always shows the bar (say, in a notebook), "0" never.
+    """
+    forced = os.environ.get("NAS_PROGRESS", "")
+    visible = bool(show) and (forced == "1" or (forced != "0" and sys.stdout.isatty()))
+    return tqdm(
+        total=total,
+        desc=show if isinstance(show, str) else None,
+        initial=initial,
+        file=sys.stdout,
+        disable=not visible,
+        leave=False,
+        dynamic_ncols=True,
+    )
 
-    def save(self) -> None:
-        assert self.path is not None
-        record = {
-            "state": {name: part.state_dict() for name, part in self.state.items()},
-            "history": self.history.state_dict(),
-            "best": self.best,
-            "rng": rng_state(),
-            "config": self.config,
-        }
-        save_atomic(record, self.path)
 
-    def resume(self) -> int:
-        """Put everything back; the number of finished epochs."""
-        assert self.path is not None
-        record = load_checkpoint(self.path)
-        self._check(record)
-        for name, part in self.state.items():
-            part.load_state_dict(record["state"][name])
-        self.history.load_state_dict(record["history"])
-        self.best = record["best"]
-        set_rng_state(record["rng"])
-        return len(self.history)
-
-    def _check(self, record: dict[str, Any]) -> None:
-        if not isinstance(record, dict) or "state" not in record:
-            raise ValueError(f"{self.path} is not a checkpoint of a training loop")
-        if set(record["state"]) != set(self.state):
+def _check_identity(
+    record: Any, state: Mapping[str, Stateful], config: dict[str, Any], path: Path
+) -> None:
+    if not isinstance(record, dict) or "state" not in record:
+        raise ValueError(f"{path} is not a checkpoint of a training loop")
+    if set(record["state"]) != set(state):
+        raise ValueError(
+            f"{path} holds {sorted(record['state'])}, this run has {sorted(state)}; "
+            "it belongs to another run: give this one a file of its own"
+        )
+    old = record["config"]
+    for key in sorted({*old, *config} - {"epochs"}):
+        if key not in old or key not in config or old[key] != config[key]:
+            made = f"with {key} = {old[key]!r}" if key in old else f"without {key}"
+            now = f"has {config[key]!r}" if key in config else "has none"
             raise ValueError(
-                f"{self.path} holds {sorted(record['state'])}, this run has {sorted(self.state)}; "
-                "it belongs to another run: give this one a file of its own"
+                f"{path} was made {made}, this run {now}; give this run a file of its own, or go "
+                "on with the old value"
             )
-        for key, value in self.config.items():
-            old = record["config"].get(key, value)
-            if key != "epochs" and old != value:
-                raise ValueError(
-                    f"{self.path} was made with {key} = {old!r}, this run has {value!r}; delete "
-                    "the file to start afresh, or go on with the old value"
-                )
 
 
-def _best_epoch(history: History, monitor: str | None, mode: str) -> int | None:
-    """The first epoch with the best value of the monitored quantity; NaN is never the best."""
-    if monitor is None or not history.rows:
-        return None
-    if monitor not in history[-1]:
-        raise ValueError(f"monitor is {monitor!r}; an epoch returns {sorted(history[-1])}")
-    sign = 1.0 if mode == "max" else -1.0
-    epochs = [i for i, row in enumerate(history.rows) if not math.isnan(row[monitor])]
-    return max(epochs, key=lambda i: sign * history[i][monitor], default=None)
-
-
-def _weights(state: Mapping[str, Stateful]) -> dict[str, Any]:
-    """Copies of the weights of all modules."""
-    modules = {name: part for name, part in state.items() if isinstance(part, nn.Module)}
-    return {name: copy.deepcopy(module.state_dict()) for name, module in modules.items()}
+def _monitored(row: Row, monitor: str) -> float:
+    if monitor not in row:
+        raise ValueError(f"monitor is {monitor!r}; an epoch returns {sorted(row)}")
+    return row[monitor]
 
 
 def _check_finite(row: Row, state: Mapping[str, Stateful], checkpoint: Path | None) -> None:

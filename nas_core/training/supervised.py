@@ -1,18 +1,22 @@
-"""Train and measure one network on labelled data."""
+"""Supervised training: the step, the epoch and the measures that every loop of the book calls."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from nas_core.training.checkpoint import fingerprint
 from nas_core.training.loop import History, LoopResult, run_epochs
 from nas_core.training.tensors import Splits, TensorData
+
+Batches = Iterable[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -30,20 +34,136 @@ class TrainConfig:
     patience: int | None = None  # epochs without a better val_accuracy; None trains to the end
     amp: bool | Literal["auto"] = "auto"  # bfloat16 autocast; "auto": on a GPU
     seed: int = 0  # order of the examples and augmentation
+    nesterov: bool = False  # SGD only
+    schedule: Literal["steps", "cosine"] = "steps"  # "cosine" falls to 0 and needs no milestones
 
     def __post_init__(self) -> None:
-        if self.optimizer not in ("sgd", "adam"):
-            raise ValueError(f'optimizer is {self.optimizer!r}; it must be "sgd" or "adam"')
         if self.epochs < 0 or self.batch_size < 1:
             raise ValueError(f"epochs {self.epochs} must be ≥ 0, batch_size {self.batch_size} ≥ 1")
-        if not self.lr > 0:
-            raise ValueError(f"lr is {self.lr}; it must be above 0")
-        if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"milestones {self.milestones} must be increasing")
+        if self.schedule not in ("steps", "cosine"):
+            raise ValueError(f'schedule is {self.schedule!r}; it must be "steps" or "cosine"')
+        if self.schedule == "cosine" and self.milestones:
+            raise ValueError(f"milestones {self.milestones} have no place on a cosine")
+        self.make_optimizer([])
+        self.lr_at(0)
 
     def lr_at(self, epoch: int) -> float:
-        """Learning rate of an epoch: a step function, so that resuming needs no schedule."""
-        return self.lr * self.lr_factor ** sum(epoch >= m for m in self.milestones)
+        """Learning rate of an epoch: a function of the epoch, so that resuming needs no state."""
+        if self.schedule == "cosine":
+            return cosine_lr(self.lr, epoch, self.epochs)
+        return step_lr(self.lr, epoch, self.milestones, self.lr_factor)
+
+    def make_optimizer(self, parameters: Iterable[Any]) -> torch.optim.Optimizer:
+        return make_optimizer(
+            parameters, self.optimizer, lr=self.lr, momentum=self.momentum,
+            nesterov=self.nesterov, weight_decay=self.weight_decay,
+        )  # fmt: skip
+
+
+def make_optimizer(
+    parameters: Iterable[Any],
+    kind: str = "sgd",
+    *,
+    lr: float,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+) -> torch.optim.Optimizer:
+    """SGD with momentum, or Adam; there may be no parameters at all.
+
+    Args:
+        parameters: tensors, or groups as PyTorch's optimizers take them.
+        momentum, nesterov: of SGD; Adam ignores them.
+    """
+    if not 0 < lr < float("inf"):
+        raise ValueError(f"lr is {lr}; it must be above 0")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum is {momentum}; it must be in 0…1, 1 excluded")
+    if not 0 <= weight_decay < float("inf"):
+        raise ValueError(f"weight_decay is {weight_decay}; it must be at least 0")
+    parameters = list(parameters)
+    groups = parameters if parameters and isinstance(parameters[0], dict) else None
+    groups = groups or [{"params": parameters}]
+    if kind == "adam":
+        return torch.optim.Adam(groups, lr=lr, weight_decay=weight_decay, fused=True)
+    if kind == "sgd":
+        return torch.optim.SGD(
+            groups, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
+        )
+    raise ValueError(f'optimizer is {kind!r}; it must be "sgd" or "adam"')
+
+
+def step_lr(lr: float, epoch: int, milestones: Sequence[int], factor: float = 0.1) -> float:
+    """`lr` times `factor` for every milestone that `epoch` has reached."""
+    if list(milestones) != sorted(set(milestones)):
+        raise ValueError(f"milestones {tuple(milestones)} must be increasing")
+    return lr * factor ** sum(epoch >= m for m in milestones)
+
+
+def cosine_lr(lr: float, epoch: int, epochs: int, floor: float = 0.0) -> float:
+    """Half a cosine from `lr` in epoch 0 down to `floor` · `lr` after `epochs`."""
+    return lr * (floor + (1 - floor) * (1 + float(np.cos(np.pi * epoch / max(epochs, 1)))) / 2)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def descend(
+    loss: Tensor,
+    optimizer: torch.optim.Optimizer,
+    *,
+    clear: Sequence[torch.optim.Optimizer] = (),
+    before_step: Callable[[], None] | None = None,
+) -> bool:
+    """One update; none, and False, if the loss depends on no trainable parameter.
+
+    That is so when all weights are frozen, when the network has none, and when no architecture of
+    a batch has a path from input to output.
+
+    Args:
+        clear: further optimizers whose parameters receive gradients here but no update.
+        before_step: may change the gradients.
+    """
+    for one in (optimizer, *clear):
+        one.zero_grad(set_to_none=True)
+    if not loss.requires_grad:
+        return False
+    loss.backward()
+    if before_step is not None:
+        before_step()
+    optimizer.step()
+    return True
+
+
+def train_epoch(
+    batches: Batches,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    optimizer: torch.optim.Optimizer,
+    *,
+    schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
+) -> float:
+    """Descend on `loss(x, y)` of every batch; the mean loss, weighted by rows.
+
+    Args:
+        schedule: moved on after every step.
+
+    Raises:
+        ValueError: when there is no batch.
+    """
+    total: Tensor | float = 0.0
+    seen = 0
+    for x, y in batches:
+        value = loss(x, y)
+        descend(value, optimizer)
+        if schedule is not None:
+            schedule.step()
+        total = total + value.detach() * len(x)  # stays on the device: no step waits for it
+        seen += len(x)
+    if seen == 0:
+        raise ValueError("there are no training examples, or fewer than one batch of them")
+    return float(total) / seen
 
 
 def train_classifier(
@@ -61,18 +181,20 @@ def train_classifier(
         model: trained in place, on the device of the data. Outputs `[B, K]`, or `[B, K, H, W]`
             with a class per pixel.
         forward: `forward(model, x)` where calling the model is not enough.
-        checkpoint: as in `run_epochs`.
+        checkpoint: as in `run_epochs`; belongs to this network (shapes and descriptions of its
+            modules), these data and this configuration.
 
     Returns:
         The history has epoch, lr, loss, val_loss and val_accuracy.
     """
+    _check_targets(data.train)
     device = data.train.device
     amp = device.type == "cuda" if config.amp == "auto" else config.amp
     layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
     model.to(device=device)
     if device.type == "cuda":
         model.to(memory_format=torch.channels_last)
-    optimizer = _optimizer(model, config)
+    optimizer = config.make_optimizer(model.parameters())
 
     def outputs(x: Tensor) -> Tensor:
         x = x.to(memory_format=layout) if x.dim() == 4 else x
@@ -81,31 +203,26 @@ def train_classifier(
 
     def one_epoch(epoch: int) -> dict[str, float]:
         lr = config.lr_at(epoch)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+        set_lr(optimizer, lr)
         model.train()
-        total, seen = torch.zeros((), device=device), 0
         # A last batch of one example has no variance for batch norm to divide by.
         lonely = len(data.train) > config.batch_size and len(data.train) % config.batch_size == 1
         batches = data.train.batches(
             config.batch_size, seed=config.seed, epoch=epoch, drop_last=lonely
         )
-        for x, y in batches:
-            loss = cross_entropy(outputs(x), y)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            total += loss.detach() * len(x)  # stays on the device: no step waits for the GPU
-            seen += len(x)
+        loss = train_epoch(batches, lambda x, y: cross_entropy(outputs(x), y), optimizer)
         model.eval()
         val = evaluate(outputs, data.val, config.batch_size)
-        return {
-            "lr": lr,
-            "loss": total.item() / max(seen, 1),
-            "val_loss": val["loss"],
-            "val_accuracy": val["accuracy"],
-        }
+        return {"lr": lr, "loss": loss, "val_loss": val["loss"], "val_accuracy": val["accuracy"]}
 
+    identity = asdict(config)
+    if checkpoint is not None:
+        shapes = [(name, tuple(part.shape)) for name, part in model.state_dict().items()]
+        identity["network"] = fingerprint(str(model), shapes)
+        identity["train data"] = data.train.fingerprint()
+        identity["val data"] = data.val.fingerprint()
+        if config.schedule == "cosine":
+            identity["epochs of the cosine"] = config.epochs
     return run_epochs(
         one_epoch,
         config.epochs,
@@ -115,20 +232,7 @@ def train_classifier(
         progress=progress,
         monitor="val_accuracy",
         patience=config.patience,
-        config=asdict(config),
-    )
-
-
-def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    if config.optimizer == "adam":
-        return torch.optim.Adam(
-            model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
-        )
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
+        config=identity,
     )
 
 
@@ -143,19 +247,47 @@ def evaluate(
             outputs `[B, K, ...]`. Targets below 0 are ignored, as by `cross_entropy`.
         data: measured without augmentation, in order.
     """
+    loss, right, count = _totals(model, data, batch_size, with_loss=True)
+    return {"loss": loss / count, "accuracy": right / count}
+
+
+@torch.no_grad()
+def accuracy(model: Callable[[Tensor], Tensor], data: TensorData, batch_size: int = 512) -> float:
+    """Share of the targets whose logit is the largest; arguments as for `evaluate`."""
+    _, right, count = _totals(model, data, batch_size, with_loss=False)
+    return right / count
+
+
+def _totals(
+    model: Callable[[Tensor], Tensor], data: TensorData, batch_size: int, *, with_loss: bool
+) -> tuple[float, float, float]:
+    """Summed loss, right answers and counted targets; the device is waited for once."""
     if len(data) == 0:
         raise ValueError("there are no examples to evaluate on")
+    _check_targets(data)
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     modes = [module.training for module in modules]
-    for module in modules:
-        module.training = False
-    loss = torch.zeros((), dtype=torch.float64, device=data.device)
-    right, count = torch.zeros_like(loss), torch.zeros_like(loss)
-    for x, y in data.plain().batches(batch_size, seed=0, shuffle=False):
-        output = model(x).float()
-        loss += cross_entropy(output, y, reduction="sum")
-        right += (output.argmax(1) == y).sum()
-        count += (y >= 0).sum()
-    for module, mode in zip(modules, modes, strict=True):
-        module.training = mode  # one by one: frozen parts may have been in eval mode before
-    return {"loss": (loss / count).item(), "accuracy": (right / count).item()}
+    totals = torch.zeros(3, dtype=torch.float64, device=data.device)
+    try:
+        for module in modules:
+            module.training = False
+        for x, y in data.plain().batches(batch_size, seed=0, shuffle=False):
+            output = model(x).float()  # [B, K, ...]
+            if with_loss:
+                totals[0] += cross_entropy(output, y, reduction="sum")
+            totals[1] += (output.argmax(1) == y).sum()
+            totals[2] += (y >= 0).sum()
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode  # one by one: frozen parts may have been in eval mode before
+    loss, right, count = totals.tolist()
+    if count == 0:
+        raise ValueError("every target is below 0, so there is none to evaluate on")
+    return loss, right, count
+
+
+def _check_targets(data: TensorData) -> None:
+    if data.y.is_floating_point():
+        raise ValueError(
+            f"targets are {data.y.dtype}; a classifier needs whole numbers: pass y.long()"
+        )

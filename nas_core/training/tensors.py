@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -9,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas_core.training.augment import Augmentation
+from nas_core.training.augment import Augment
+from nas_core.training.checkpoint import fingerprint
 
 Normalise = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation per channel
 
@@ -19,20 +21,24 @@ class TensorData:
 
     Args:
         x: `[N, ...]`; images `[N, C, H, W]` are best kept as uint8, a quarter of the memory.
-        y: targets `[N]` or `[N, H, W]`, int64.
+        y: targets `[N]` or `[N, H, W]`, int64. Other integers, `[N, 1]` and one-hot rows `[N, K]`
+            are converted. NumPy arrays are taken for either, and share their memory.
         augment: applied to every batch of raw `x` (and of `y`, if it is a map).
         normalise: `(mean, std)` per channel, of values in [0, 1]; applied last.
     """
 
     def __init__(
         self,
-        x: Tensor,
-        y: Tensor,
-        augment: Augmentation | None = None,
+        x: Tensor | np.ndarray,
+        y: Tensor | np.ndarray,
+        augment: Augment | None = None,
         normalise: Normalise | None = None,
     ):
+        x, y = torch.as_tensor(x), _class_numbers(torch.as_tensor(y))
         if len(x) != len(y):
-            raise ValueError(f"x has {len(x)} examples and y has {len(y)}; they must be as many")
+            raise ValueError(
+                f"x has {len(x)} examples and y has {len(y)}; both must have the same length"
+            )
         if x.device != y.device:
             raise ValueError(f"x is on {x.device} and y on {y.device}; move them to one device")
         if augment is not None and x.dim() != 4:
@@ -47,6 +53,11 @@ class TensorData:
                 )
             if (std <= 0).any():
                 raise ValueError(f"standard deviation {normalise[1]}; it must be above 0")
+            if x.is_floating_point() and len(x) and x.abs().max() > 8:
+                raise ValueError(
+                    f"x has values up to {x.abs().max():.3g}, but normalise is for values in "
+                    "[0, 1]; divide x by 255, or keep it as uint8"
+                )
             shape = (1, -1) + (1,) * (x.dim() - 2)
             scale = 255.0 if x.dtype == torch.uint8 else 1.0  # of the raw values
             self._centre, self._spread = (scale * mean).view(shape), (scale * std).view(shape)
@@ -63,16 +74,30 @@ class TensorData:
         return self.x.device
 
     def to(self, device: torch.device | str) -> TensorData:
-        return TensorData(self.x.to(device), self.y.to(device), self.augment, self.normalise)
+        return self._like(self.x.to(device), self.y.to(device), self.augment)
 
     def subset(self, indices: Tensor | Sequence[int]) -> TensorData:
-        """The examples at `indices`, in that order."""
+        """The examples at `indices`, in that order; there must be at least one."""
         index = torch.as_tensor(indices, device=self.device)
-        return TensorData(self.x[index], self.y[index], self.augment, self.normalise)
+        if len(index) == 0:
+            raise ValueError("the subset has no indices, so it would hold no examples")
+        return self._like(self.x[index], self.y[index], self.augment)
 
     def plain(self) -> TensorData:
         """The same examples without augmentation (shares memory)."""
-        return TensorData(self.x, self.y, None, self.normalise)
+        return self._like(self.x, self.y, None)
+
+    def _like(self, x: Tensor, y: Tensor, augment: Augment | None) -> TensorData:
+        """The same normalisation for other examples; checks nothing anew."""
+        other = copy.copy(self)
+        other.x, other.y, other.augment = x, y, augment
+        if self.normalise is not None:
+            other._centre, other._spread = self._centre.to(x.device), self._spread.to(x.device)
+        return other
+
+    def fingerprint(self) -> str:
+        """Identity of the values, of the augmentation and of the normalisation."""
+        return fingerprint(self.x, self.y, self.augment, self.normalise)
 
     def inputs(self, raw: Tensor) -> Tensor:
         """Rows of `x` as the float32 values a network gets."""
@@ -113,6 +138,20 @@ class TensorData:
                 else:
                     x = self.augment(x, generator)
             yield self.inputs(x), y
+
+
+def _class_numbers(y: Tensor) -> Tensor:
+    """Targets `[N]` or `[N, H, W]` as int64; floating-point ones are left as they are."""
+    if y.dim() == 2:
+        if y.shape[1] == 1:
+            y = y[:, 0]
+        elif ((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all():
+            return y.argmax(1)
+        else:
+            raise ValueError(
+                f"y is {list(y.shape)} and not one-hot; give class numbers [N] or maps [N, H, W]"
+            )
+    return y if y.is_floating_point() else y.long()
 
 
 class Splits(Protocol):

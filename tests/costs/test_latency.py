@@ -14,10 +14,10 @@ from nas_core.costs.latency import (
     Timing,
     check_table,
     latency_table,
-    time_call,
 )
 from nas_core.spaces import conv_fabric
 from nas_core.supernet import SuperNetwork
+from nas_core.training import time_call
 
 
 class FakeClock:

@@ -58,14 +58,14 @@ def test_real_sets_equal_torchvision(name, real_root, no_network):
 
 def test_augmentation_of_the_thesis(real_root):
     cifar = data.load("cifar10", root=real_root, train_limit=500)
-    assert repr(cifar.train.augment) == "Compose([RandomCrop(2), RandomFlip()])"
+    assert repr(cifar.train.augment) == "Augment(padding=2, flip=True)"
     x, _ = next(iter(cifar.train.batches(500, seed=0, shuffle=False)))
     black = (x == -1).all(1)  # [B, 32, 32]
     # The padding is 2: a third row or column of black has to be in the picture itself.
     assert black[:, :2].all(2).any(1).float().mean() > 0.2
     assert black[:, 2].all(1).float().mean() < 0.1
     mnist = data.load("mnist", root=real_root, train_limit=10)
-    assert repr(mnist.train.augment) == "RandomCrop(2)"
+    assert repr(mnist.train.augment) == "Augment(padding=2, flip=False)"
 
 
 def test_a_limit_keeps_classes_balanced(real_root):

@@ -16,9 +16,7 @@ from torch import nn
 
 from nas_core import data
 from nas_core.training import (
-    Compose,
-    RandomCrop,
-    RandomFlip,
+    Augment,
     TensorData,
     TrainConfig,
     load_checkpoint,
@@ -38,7 +36,7 @@ def train(checkpoint: Path, result: Path, optimizer: str) -> None:
     train_split = TensorData(
         digits.train.x,
         digits.train.y,
-        augment=Compose([RandomCrop(1), RandomFlip()]),
+        augment=Augment(1, flip=True),
         normalise=digits.train.normalise,
     )
     data_set = data.Dataset("augmented", train_split, digits.val, digits.test, (), ())

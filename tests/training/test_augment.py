@@ -7,7 +7,7 @@ from PIL import Image, ImageOps
 from scipy.stats import chisquare
 from torchvision.transforms.functional import crop, hflip, pad
 
-from nas_core.training import Compose, RandomCrop, RandomFlip
+from nas_core.training import Augment
 from nas_core.training.augment import IGNORED
 
 
@@ -18,6 +18,11 @@ def images(count=40, channels=3, height=11, width=8):
     )
 
 
+def corners(x, padding, generator):
+    """What a crop draws: row and column of each window's corner."""
+    return torch.randint(2 * padding + 1, (2, len(x)), generator=generator)
+
+
 def twin(generator):
     """A generator that will draw the same numbers."""
     return torch.Generator().set_state(generator.get_state())
@@ -26,8 +31,8 @@ def twin(generator):
 @pytest.mark.parametrize("padding", [1, 2, 4])
 def test_crop_equals_pad_and_slice(padding):
     x, generator = images(), torch.Generator().manual_seed(padding)
-    rows, columns = RandomCrop(padding).draw(x, twin(generator))
-    got = RandomCrop(padding)(x, generator)
+    rows, columns = corners(x, padding, twin(generator))
+    got = Augment(padding)(x, generator)
     margin = (padding, padding)
     padded = np.pad(x.numpy(), ((0, 0), (0, 0), margin, margin))
     for i in range(len(x)):
@@ -38,10 +43,10 @@ def test_crop_equals_pad_and_slice(padding):
 
 def test_crop_and_flip_equal_pil():
     x, generator = images(height=8), torch.Generator().manual_seed(3)
-    augment = Compose([RandomCrop(2), RandomFlip()])
+    augment = Augment(2, flip=True)
     draws = twin(generator)
-    rows, columns = augment.steps[0].draw(x, draws)
-    (flips,) = augment.steps[1].draw(x, draws)
+    rows, columns = corners(x, 2, draws)
+    flips = torch.rand(len(x), generator=draws) < 0.5
     got = augment(x, generator)
     assert 0 < flips.sum() < len(x)
     for i in range(len(x)):
@@ -54,9 +59,7 @@ def test_crop_and_flip_equal_pil():
 def test_maps_move_with_their_images():
     x = images(channels=1)
     y = x[:, 0].long()  # the map is the image, so it must stay the image
-    got_x, got_y = Compose([RandomCrop(3), RandomFlip()]).pair(
-        x, y, torch.Generator().manual_seed(0)
-    )
+    got_x, got_y = Augment(3, flip=True).pair(x, y, torch.Generator().manual_seed(0))
     outside = got_y == IGNORED
     assert outside.any() and not torch.equal(got_x, x)
     assert torch.equal(got_y[~outside], got_x[:, 0].long()[~outside])
@@ -64,7 +67,7 @@ def test_maps_move_with_their_images():
 
 
 def test_pair_draws_what_the_image_alone_draws():
-    x, augment = images(), Compose([RandomCrop(2), RandomFlip()])
+    x, augment = images(), Augment(2, flip=True)
     alone = augment(x, torch.Generator().manual_seed(5))
     together, _ = augment.pair(x, x[:, 0].long(), torch.Generator().manual_seed(5))
     assert torch.equal(alone, together)
@@ -72,20 +75,20 @@ def test_pair_draws_what_the_image_alone_draws():
 
 def test_flip_equals_torchvision():
     x, generator = images(), torch.Generator().manual_seed(9)
-    (flips,) = RandomFlip().draw(x, twin(generator))
+    flips = torch.rand(len(x), generator=twin(generator)) < 0.5
     expected = torch.stack([hflip(a) if f else a for a, f in zip(x, flips, strict=True)])
-    assert torch.equal(RandomFlip()(x, generator), expected)
+    assert torch.equal(Augment(flip=True)(x, generator), expected)
 
 
 def test_every_window_and_side_is_equally_likely():
-    x = torch.zeros(20_000, 1, 4, 4)
-    rows, columns = RandomCrop(2).draw(x, torch.Generator().manual_seed(0))
-    counts = torch.bincount(rows * 5 + columns, minlength=25)
+    x = torch.arange(25.0).view(1, 1, 5, 5).expand(20_000, 1, 5, 5)
+    middle = Augment(2)(x, torch.Generator().manual_seed(0))[:, 0, 2, 2].long()
+    counts = torch.bincount(middle, minlength=25)  # what lies in the middle names the window
     assert len(counts) == 25 and chisquare(counts.numpy()).pvalue > 1e-3
-    (flips,) = RandomFlip().draw(x, torch.Generator().manual_seed(0))
-    assert abs(flips.double().mean() - 0.5) < 4 * 0.5 / len(x) ** 0.5
+    flipped = Augment(flip=True)(x, torch.Generator().manual_seed(0))[:, 0, 0, 0] == 4
+    assert abs(flipped.double().mean() - 0.5) < 4 * 0.5 / len(x) ** 0.5
 
 
 def test_a_crop_without_padding_is_refused():
     with pytest.raises(ValueError, match="padding is 0"):
-        RandomCrop(0)
+        Augment(0)

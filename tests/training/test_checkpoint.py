@@ -31,7 +31,7 @@ def test_round_trip_and_no_litter(tmp_path):
     assert os.listdir(path.parent) == ["run.pt"]
 
 
-@pytest.mark.parametrize("failing", ["write", "fsync", "replace"])
+@pytest.mark.parametrize("failing", ["serialise", "fsync", "replace"])
 def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch, failing):
     path = tmp_path / "run.pt"
     save_atomic(RECORD, path)
@@ -39,9 +39,11 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch, failing):
     def full_disk(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    owner, name = {"write": (torch, "save"), "fsync": (os, "fsync"), "replace": (os, "replace")}[
-        failing
-    ]
+    owner, name = {
+        "serialise": (torch, "save"),
+        "fsync": (os, "fsync"),
+        "replace": (os, "replace"),
+    }[failing]
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, full_disk)
         with pytest.raises(OSError, match="No space"):

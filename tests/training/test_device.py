@@ -42,7 +42,9 @@ def test_seeds_out_of_range_are_refused(seed):
 
 def test_versions_name_what_results_depend_on():
     assert versions()["torch"] == torch.__version__
-    assert set(versions()) >= {"python", "torch", "torchvision", "numpy"}
+    assert set(versions()) >= {
+        "python", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "optuna",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,7 @@ def test_checkpoints_of_other_runs_are_refused(tmp_path):
     ("options", "message"),
     [
         ({"epochs": -1}, "epochs is -1"),
-        ({"epochs": 1, "patience": 2}, "with a monitor to watch"),
+        ({"epochs": 1, "patience": 2}, "give it a monitor to watch"),
         ({"epochs": 1, "patience": 0, "monitor": "score"}, "patience is 0"),
         ({"epochs": 1, "mode": "best"}, "mode is 'best'"),
         ({"epochs": 1, "monitor": "accuracy"}, "monitor is 'accuracy'; an epoch returns"),

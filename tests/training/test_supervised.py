@@ -10,10 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nas_core import data
 from nas_core.training import (
-    Compose,
+    Augment,
     NonFiniteLoss,
-    RandomCrop,
-    RandomFlip,
     TensorData,
     TrainConfig,
     evaluate,
@@ -93,7 +91,7 @@ def test_evaluation_equals_scikit_learn(digits):
 
 def test_evaluation_sees_plain_images_and_puts_modes_back(digits):
     flipped = TensorData(
-        digits.val.x, digits.val.y, augment=RandomFlip(), normalise=digits.val.normalise
+        digits.val.x, digits.val.y, augment=Augment(flip=True), normalise=digits.val.normalise
     )
     model = network().train()
     model[1].eval()  # a frozen batch norm
@@ -197,7 +195,7 @@ def test_no_step_waits_for_the_device(digits):
     counts = []
     augmented = data.Dataset(
         "augmented",
-        TensorData(digits.train.x, digits.train.y, Compose([RandomCrop(1), RandomFlip()])),
+        TensorData(digits.train.x, digits.train.y, Augment(1, flip=True)),
         digits.val.subset(range(16)), digits.test, (), (),
     )  # fmt: skip
     for batch_size in (150, 30):

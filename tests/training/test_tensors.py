@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from nas_core.training import Compose, RandomCrop, RandomFlip, TensorData, derived_seeds
+from nas_core.training import Augment, TensorData, derived_seeds
 
 
 def make(count=23, **kwargs):
@@ -51,7 +51,7 @@ def test_every_example_comes_once(drop_last, seen):
 
 
 def test_batches_are_a_pure_function_of_seed_and_epoch():
-    augmented = make(augment=Compose([RandomCrop(2), RandomFlip()]))
+    augmented = make(augment=Augment(2, flip=True))
     torch.manual_seed(1)
     first = collect(augmented, seed=3, epoch=7)
     torch.manual_seed(2)  # the global generator plays no part
@@ -64,7 +64,7 @@ def test_batches_are_a_pure_function_of_seed_and_epoch():
 
 def test_drawing_batches_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
-    collect(make(augment=RandomCrop(1)), seed=0)
+    collect(make(augment=Augment(1)), seed=0)
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -83,7 +83,7 @@ def test_seeds_do_not_collide_for_neighbouring_keys():
 
 
 def test_augmentation_only_where_asked():
-    data = make(augment=RandomFlip())
+    data = make(augment=Augment(flip=True))
     x, y = collect(data.plain(), seed=0)
     assert torch.equal(x, data.x[y].float() / 255)
     x, y = collect(data, seed=0)
@@ -91,7 +91,7 @@ def test_augmentation_only_where_asked():
 
 
 def test_subset_and_move():
-    data = make(augment=RandomFlip(), normalise=((0.5,) * 3, (0.5,) * 3))
+    data = make(augment=Augment(flip=True), normalise=((0.5,) * 3, (0.5,) * 3))
     part = data.subset([4, 1, 9])
     assert part.y.tolist() == [4, 1, 9] and torch.equal(part.x, data.x[[4, 1, 9]])
     assert part.augment is data.augment and part.normalise == data.normalise
@@ -102,7 +102,10 @@ def test_subset_and_move():
     ("build", "message"),
     [
         (lambda: TensorData(torch.zeros(3, 1), torch.zeros(4)), "x has 3 examples and y has 4"),
-        (lambda: TensorData(torch.zeros(3, 1), torch.zeros(3), RandomFlip()), "augment needs"),
+        (
+            lambda: TensorData(torch.zeros(3, 1), torch.zeros(3), Augment(flip=True)),
+            "augment needs",
+        ),
         (lambda: make(normalise=((0.5,) * 3, (0.5, 0.0, 0.5))), "must be above 0"),
         (lambda: make(normalise=((0.5,) * 2, (0.5,) * 2)), "2 means and 2 deviations for 3"),
         (lambda: next(make().batches(0, seed=0)), "batch_size is 0"),
