@@ -10,7 +10,6 @@ import torch
 
 from nas_core.workbook import Book, record_result, replay
 from nas_core.workbook.cli import main
-from nas_core.workbook.readme import results_table
 from nas_core.workbook.results import read_results
 from tests.workbook.books import make_book
 
@@ -44,27 +43,6 @@ def test_round_trip(book):
     assert f"torch {torch.__version__}".split("+")[0] in table.versions[0]
     assert json.loads(path.read_text())["rows"][1]["accuracy"] is None
     assert {p.name for p in path.parent.iterdir()} == {"front.json", "other.json"}  # no leftovers
-
-
-def test_rows_of_the_readme(book):
-    """Seeds are averaged, settings never; streams only for learners that saw all of them."""
-    rows = [
-        {"strategy": name, "seed": seed, "accuracy": 0.1 * seed + add, "macs": 2e6}
-        for name, add in (("random", 0.5), ("evolution", 0.7))
-        for seed in (0, 2)
-    ]
-    record_result(NAME, "regret", rows, command="c 1")
-    streams = [
-        {"learner": learner, "stream": stream, "seed": 0, "A": a}
-        for learner, stream, a in [("EWC", "x", 0.2), ("EWC", "y", 0.4), ("HAT", "x", 0.9)]
-    ]
-    record_result(NAME, "streams", streams, command="c 2")
-    record_result(NAME, "small", streams, command="c 3", config={"profile": "smoke"})
-    assert results_table(Book.load()).splitlines()[2:] == [
-        "| 03 | regret: strategy evolution | 2.00 ± 0.00 | 80.0 ± 14.1 | 2 | `c 1` |",
-        "| 03 | regret: strategy random | 2.00 ± 0.00 | 60.0 ± 14.1 | 2 | `c 1` |",
-        "| 03 | streams, mean of 2 streams | – | 30.0 | 1 | `c 2` |",
-    ]
 
 
 def test_nothing_recorded(book, capsys):
