@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from nas_core.workbook import Book, record_result, replay
+from nas_core.workbook import record_result, replay
 from nas_core.workbook.cli import main
 from nas_core.workbook.results import read_results
 from tests.workbook.books import make_book
