@@ -1,4 +1,4 @@
-"""Bring the generated tables up to date: `python benchmarks/tables.py`; `--cover` draws the picture.
+"""Bring the generated tables up to date: `python benchmarks/tables.py` (`--cover`: the picture).
 
 README.md gets the chapters and ten headline results, data/results/README.md every record,
 benchmarks/README.md every measurement of speed. The text around a table is written by hand.
