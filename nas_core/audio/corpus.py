@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from nas_core.audio.files import read_all, to_length
+from nas_core.audio.files import read_all
 
 RATE = 16_000
 BACKGROUND, UNKNOWN = "bg-noise", "unknown"
@@ -34,7 +35,7 @@ class Corpus:
     splits: np.ndarray  # str [N]: training, validation or testing; no speaker is in two of them
     noises: list[Tensor]  # float32 [n], background recordings of any length
     keywords: tuple[str, ...] = KEYWORDS
-    skipped: tuple[str, ...] = ()  # one message per unusable file
+    skipped: tuple[str, ...] = ()  # one message per unusable file or unused list
 
     def __post_init__(self):
         if not self.noises:
@@ -95,7 +96,9 @@ def load_speech_commands(
     """Read a folder with the layout of Speech Commands v0.01 or v0.02.
 
     Splits come from `validation_list.txt` and `testing_list.txt` where both exist, else from the
-    published hash of the speaker.
+    published hash of the speaker. Entries are compared by their last two parts (`yes/a.wav`),
+    whatever the separators and the case. What is left over, entries without a clip (in a partial
+    copy) and files of other types, is reported in `skipped`.
 
     Args:
         folder: with one sub-folder per word and `_background_noise_`.
@@ -104,10 +107,11 @@ def load_speech_commands(
 
     Raises:
         FileNotFoundError: when the folder or its background noises are missing.
-        ValueError: when no clip or no noise can be read, or a keyword has no clip.
+        ValueError: when no clip or no noise can be read, a keyword has no clip, or a list names
+            none of the clips.
     """
     folder = Path(folder)
-    noise_files = sorted((folder / NOISE_FOLDER).glob("*.wav"))
+    noise_files, _ = _recordings(folder / NOISE_FOLDER)
     if not noise_files:
         raise FileNotFoundError(
             f"no {NOISE_FOLDER}/*.wav below {folder}: point to an unpacked Speech Commands folder "
@@ -116,28 +120,63 @@ def load_speech_commands(
         )
     rng = np.random.default_rng(seed)
     paths: list[Path] = []
+    everything: list[str] = []  # names of all clips, whatever the limit
+    notes: list[str] = []
     for word in sorted(p for p in folder.iterdir() if p.is_dir() and p.name != NOISE_FOLDER):
-        files = sorted(word.glob("*.wav"))
+        files, others = _recordings(word)
+        everything += map(_entry, files)
+        notes += [f"{path} is no .wav file" for path in others]
         if limit_per_word is not None and len(files) > limit_per_word:
             files = [files[i] for i in sorted(rng.permutation(len(files))[:limit_per_word])]
         paths += files
-    listed = _listed_splits(folder)
+    listed = _listed_splits(folder, set(everything), notes)
     audio, kept, skipped = read_all(paths, RATE)
     noises, _, skipped_noises = read_all(noise_files, RATE)
     if not audio or not noises:
         raise ValueError(f"no readable {'noise' if audio else 'clip'} below {folder}")
-    names = [f"{p.parent.name}/{p.name}" for p in kept]
+    splits = [listed.get(_entry(p), "training") if listed else split_of(p.name) for p in kept]
     return Corpus(
-        clips=as_int16([to_length(a, RATE) for a in audio]),
+        clips=as_int16([pad(a[:RATE], (0, max(0, RATE - len(a)))) for a in audio]),
         words=np.array([p.parent.name for p in kept]),
         speakers=np.array([speaker_of(p.name) for p in kept]),
-        splits=np.array(
-            [listed.get(n, "training") if listed else split_of(n) for n in names], dtype=str
-        ),
+        splits=np.array(splits, dtype=str),
         noises=noises,
         keywords=tuple(keywords),
-        skipped=(*skipped, *skipped_noises),
+        skipped=(*skipped, *skipped_noises, *notes),
     )
+
+
+def _recordings(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Wav files of a folder in order, whatever the case of their suffix, and all other files."""
+    files = sorted(p for p in folder.glob("*") if not p.name.startswith("."))
+    wav = [p for p in files if p.suffix.lower() == ".wav"]
+    return wav, [p for p in files if p not in set(wav) and p.is_file()]
+
+
+def _entry(path: str | Path) -> str:
+    """How a clip is named in the lists: `yes/0a7c2a8d_nohash_0.wav`, in small letters."""
+    return "/".join(str(path).replace("\\", "/").split("/")[-2:]).lower()
+
+
+def _listed_splits(folder: Path, clips: set[str], notes: list[str]) -> dict[str, str]:
+    """Split of every listed clip, none where a list is missing; `notes` gets what was left over."""
+    files = {s: folder / f"{s}_list.txt" for s in ("validation", "testing")}
+    if not all(path.is_file() for path in files.values()):
+        return {}
+    listed = {}
+    for split, path in files.items():
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        entries = [_entry(line.strip()) for line in lines if line.strip()]
+        unknown = [entry for entry in entries if entry not in clips]
+        if entries and len(unknown) == len(entries):
+            raise ValueError(
+                f"{path} names none of the clips below {folder} (it begins with {lines[0]!r}); its "
+                "lines must look like yes/0a7c2a8d_nohash_0.wav"
+            )
+        if unknown:
+            notes.append(f"{path}: {len(unknown)} of {len(entries)} entries name no clip")
+        listed |= dict.fromkeys(entries, split)
+    return listed
 
 
 def as_int16(clips: list[Tensor]) -> Tensor:
@@ -153,10 +192,3 @@ def word_extent(clip: Tensor, share: float = 0.98) -> tuple[int, int]:
     tail = (1 - share) / 2 * energy[-1]
     begin = int(torch.searchsorted(energy, tail))
     return begin, int(torch.searchsorted(energy, energy[-1] - tail)) + 1
-
-
-def _listed_splits(folder: Path) -> dict[str, str]:
-    files = {s: folder / f"{s}_list.txt" for s in ("validation", "testing")}
-    if not all(path.is_file() for path in files.values()):
-        return {}
-    return {line: split for split, path in files.items() for line in path.read_text().split()}

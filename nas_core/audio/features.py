@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from torchaudio.functional import create_dct, melscale_fbanks
+
+from nas_core.audio.files import check_audio, torchaudio_functional
 
 # Matrix products of different heights may round differently in the last bit. All frames are
 # therefore computed in blocks of one constant shape, whoever asks for how many: this is what
@@ -77,22 +78,23 @@ class MFCC:
     @cached_property
     def filters(self) -> Tensor:
         """Triangular mel filters `[n_fft // 2 + 1, n_mels]` (HTK scale, height 1)."""
-        return melscale_fbanks(self.n_fft // 2 + 1, self.low, self.high, self.n_mels, self.rate)
+        fbanks = torchaudio_functional().melscale_fbanks
+        return fbanks(self.n_fft // 2 + 1, self.low, self.high, self.n_mels, self.rate)
 
     @cached_property
     def dct(self) -> Tensor:
         """`[n_mels, n_mfcc]`, orthonormal: for n_mfcc = n_mels its transpose undoes it."""
-        return create_dct(self.n_mfcc, self.n_mels, "ortho")
+        return torchaudio_functional().create_dct(self.n_mfcc, self.n_mels, "ortho")
 
     def stages(self, clip: Tensor) -> Stages:
         """Every stage for a clip `[n]` of any length of at least `n_fft // 2 + 1` samples."""
-        parts = [self._block(rows) for rows in self._blocks(self._cut(self._mirrored(clip)))]
+        parts = [self._block(rows) for rows in self._blocks(self._mirrored(clip))]
         count = len(clip) // self.hop + 1
         return Stages(*(torch.cat(stage)[:count] for stage in zip(*parts, strict=True)))
 
     def __call__(self, clip: Tensor) -> Tensor:
         """Map `[F, n_mfcc]` of a clip `[n]`; F = 101 for one second."""
-        return self._rows(self._cut(self._mirrored(clip)))
+        return self._rows(self._mirrored(clip))
 
     def num_windows(self, samples: int) -> int:
         """Number of whole windows in a stream of this many samples."""
@@ -115,7 +117,7 @@ class MFCC:
             `margin · hop`; edges `[T, 2 · margin, n_mfcc]`: the mirrored ones of each window.
         """
         count, margin = self.num_windows(len(stream)), self.margin
-        _check_audio(stream)
+        check_audio(stream)
         if not count:
             raise ValueError(
                 f"a stream of {len(stream)} samples is shorter than one window of {self.window}"
@@ -136,13 +138,12 @@ class MFCC:
         return torch.cat(ends, 1).flatten(0, 1)
 
     def _mirrored(self, clip: Tensor) -> Tensor:
-        _check_audio(clip)
+        """Frames `[F, n_fft]` of a clip `[n]` that is mirrored at both ends."""
+        check_audio(clip)
         half = self.n_fft // 2
         if len(clip) <= half:
             raise ValueError(f"a clip of {len(clip)} samples is too short; need {half + 1} or more")
-        return pad(clip.view(1, 1, -1), (half, half), mode="reflect").flatten()
-
-    def _cut(self, padded: Tensor) -> Tensor:
+        padded = pad(clip.view(1, 1, -1), (half, half), mode="reflect").flatten()
         return padded.unfold(0, self.n_fft, self.hop)
 
     def _blocks(self, frames: Tensor):
@@ -197,8 +198,11 @@ class StreamingMFCC:
         self.next_window = 0
 
     def push(self, packet: Tensor) -> list[Tensor]:
-        """Take samples `[n]`, give the maps `[F, n_mfcc]` that they complete (often none)."""
-        _check_audio(packet)
+        """Take samples `[n]`, give the maps `[F, n_mfcc]` that they complete (often none).
+
+        A packet that is refused (NaN, another scale) leaves the stream as it was.
+        """
+        check_audio(packet)
         m = self.mfcc
         self.audio = torch.cat([self.audio, packet])
         maps = []
@@ -223,11 +227,3 @@ class StreamingMFCC:
         keep = min(self.next_window, self.next_frame * m.hop - m.n_fft // 2)
         self.audio, self.start = self.audio[keep - self.start :], keep
         return torch.cat([edges[: m.margin], frames, edges[m.margin :]])
-
-
-def _check_audio(audio: Tensor) -> None:
-    if audio.dim() != 1 or audio.dtype != torch.float32:
-        raise ValueError(
-            f"audio must be float32 [samples] (mono), got {audio.dtype} {list(audio.shape)}; "
-            "files.read_audio gives that"
-        )

@@ -1,21 +1,58 @@
-"""Reading recordings: any format that libsndfile knows, as float32 mono at one rate."""
+"""Reading recordings, and the three functions of torchaudio that the book uses."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 
-import soundfile
 import torch
 from torch import Tensor
-from torchaudio.functional import resample
 
-# torchaudio's own reading needs the separate torchcodec package; soundfile brings its library.
+# A float recording may exceed 1 a little; beyond this its numbers are of another unit.
+LOUDEST = 8.0
 
 
 class AudioFileError(ValueError):
     """A recording that cannot be used; the message names the file."""
+
+
+def torchaudio_functional() -> ModuleType:
+    """`torchaudio.functional`: `resample`, `melscale_fbanks`, `create_dct`; nothing else is used.
+
+    torchaudio is imported only here, and only when needed. It checks torch's version when it is
+    imported, so a pair that does not belong together is reported by this message.
+    """
+    try:
+        import torchaudio.functional
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ImportError(
+            f"torchaudio cannot be imported beside torch {torch.__version__}: {error}. "
+            "`nas-workbook doctor` names the versions that belong together."
+        ) from error
+    return torchaudio.functional
+
+
+def check_audio(audio: Tensor) -> None:
+    """Refuse what is not float32 mono in about −1…1, finite everywhere."""
+    if audio.dim() != 1 or audio.dtype != torch.float32:
+        raise ValueError(
+            f"audio must be float32 [samples] (mono), got {audio.dtype} {list(audio.shape)}; "
+            "read_audio gives that"
+        )
+    peak = audio.abs().amax().item() if len(audio) else 0.0
+    if not peak <= LOUDEST:  # NaN is not
+        if not audio.isfinite().all():
+            first = int((~audio.isfinite()).nonzero()[0])
+            raise ValueError(
+                f"sample {first} of {len(audio)} is {audio[first].item()}; replace samples that "
+                "are not finite (torch.nan_to_num) before they reach the features"
+            )
+        raise ValueError(
+            f"the loudest sample is {peak:.0f}, but audio must lie in −1…1; divide samples at the "
+            "scale of int16 by 32768"
+        )
 
 
 def read_audio(path: str | Path, rate: int = 16_000) -> Tensor:
@@ -23,8 +60,11 @@ def read_audio(path: str | Path, rate: int = 16_000) -> Tensor:
 
     Raises:
         FileNotFoundError: naming the missing file.
-        AudioFileError: for a broken or empty file.
+        AudioFileError: for a file that is broken or empty, or whose samples are not finite or not
+            in −1…1.
     """
+    import soundfile  # torchaudio's own reading needs the separate torchcodec package
+
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no recording at {path}")
@@ -35,9 +75,11 @@ def read_audio(path: str | Path, rate: int = 16_000) -> Tensor:
     audio = torch.from_numpy(samples).mean(1)
     if not len(audio):
         raise AudioFileError(f"{path} holds no samples")
-    if not audio.isfinite().all():
-        raise AudioFileError(f"{path} holds samples that are not finite")
-    return audio if found == rate else resample(audio, found, rate)
+    try:
+        check_audio(audio)
+    except ValueError as error:
+        raise AudioFileError(f"{path}: {error}") from error
+    return audio if found == rate else torchaudio_functional().resample(audio, found, rate)
 
 
 def read_all(
@@ -62,8 +104,3 @@ def read_all(
             stacklevel=2,
         )
     return audio, kept, skipped
-
-
-def to_length(audio: Tensor, samples: int) -> Tensor:
-    """Cut or zero-pad `[n]` at the end to `samples`."""
-    return torch.nn.functional.pad(audio[:samples], (0, max(0, samples - len(audio))))

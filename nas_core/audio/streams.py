@@ -141,6 +141,8 @@ def make_streams(
     if count < 1:
         raise ValueError(f"count is {count}; a set of streams needs at least one")
     mfcc, mixing = mfcc or MFCC(), mixing or Mixing()
+    if mfcc.rate != RATE:
+        raise ValueError(f"mfcc.rate is {mfcc.rate} Hz, but the clips of a corpus have {RATE} Hz")
     rng = np.random.default_rng([seed, SPLITS.index(split)])
     parts, labels, shares, words = [], [], [], []
     for _ in range(count):
@@ -224,24 +226,7 @@ def evaluation_stream(
 
 def write_truth(truth: list[Spoken], path: str | Path) -> None:
     """Ground truth in TensorFlow's `streaming_test` format: `word, milliseconds` per line."""
-    Path(path).write_text("".join(f"{word}, {ms:.6f}\n" for word, ms in truth))
-
-
-def read_truth(path: str | Path) -> list[Spoken]:
-    """Read `write_truth`'s format back, sorted by time; lines without two fields are an error."""
-    truth = []
-    for number, line in enumerate(Path(path).read_text().splitlines(), 1):
-        fields = [field.strip() for field in line.split(",")]
-        if not line.strip():
-            continue
-        try:
-            word, ms = fields
-            truth.append(Spoken(word, float(ms)))
-        except ValueError:
-            raise ValueError(
-                f"{path}, line {number}: expected `word, milliseconds`, found {line!r}"
-            ) from None
-    return sorted(truth, key=lambda spoken: spoken.ms)
+    Path(path).write_text("".join(f"{word}, {ms:.6f}\n" for word, ms in truth), encoding="utf-8")
 
 
 def _draw_clip(corpus: Corpus, split: str, rng: np.random.Generator, unknown: bool) -> int:

@@ -142,8 +142,9 @@ def _sources(tracks: np.ndarray, speaker: Speaker, rng: np.random.Generator):
     n = len(tracks) * _HOP
     slope = rng.uniform(-0.35, 0.15)
     contour = 1 + slope * np.linspace(-0.5, 0.5, n) + 0.02 * np.sin(np.arange(n) / RATE * 30)
-    phase = np.cumsum(speaker.pitch * rng.uniform(0.9, 1.12) * contour / RATE)
-    pulses = np.diff(np.floor(phase + rng.random()), prepend=0.0)
+    rate = speaker.pitch * rng.uniform(0.9, 1.12) * contour / RATE  # pulses per sample
+    # Pulses of one sign have a mean, which the vowels would carry as an offset: take it off.
+    pulses = np.diff(np.floor(np.cumsum(rate) + rng.random()), prepend=0.0) - rate
     pulses *= np.sqrt(RATE / speaker.pitch) * (1 + rng.normal(0, 0.08, n))
     noise = rng.normal(0, 1, n)
     return pulses + speaker.breath * noise, noise
@@ -165,6 +166,7 @@ def _filtered(
     vocal = (tilt * microphone) * tracks[:, 3:4] / np.sqrt(damping)
     hiss = np.exp(-0.5 * ((f - tracks[:, 5:6] * speaker.tract) / tracks[:, 6:7]) ** 2)
     hiss *= 0.35 * microphone * tracks[:, 4:5]
+    vocal[:, 0] = hiss[:, 0] = 0  # no sound at 0 Hz
     sources = torch.from_numpy(np.stack([voice, noise]).astype(np.float32))
     spectra = torch.stft(sources, _N_FFT, _HOP, window=_WINDOW, return_complex=True)[..., :-1]
     gains = torch.from_numpy(np.stack([vocal, hiss]).astype(np.float32)).mT

@@ -1,5 +1,7 @@
 """Each stage of the MFCC pipeline against scipy and numpy; streams against files, bit by bit."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.fft
@@ -9,6 +11,7 @@ import torchaudio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import nas_core
 from nas_core.audio import MFCC, StreamingMFCC
 
 SETTINGS = [MFCC(), MFCC(hop=320), MFCC(n_fft=400, hop=80, n_mfcc=13), MFCC(n_fft=960, hop=640)]
@@ -138,3 +141,27 @@ def test_wrong_input_is_named():
         MFCC(hop=150)
     with pytest.raises(ValueError, match="9000"):
         MFCC(high=9000)
+
+
+def test_a_bad_packet_is_refused_and_leaves_the_stream_as_it_was():
+    m, stream = MFCC(), noise(19_300)
+    engine, maps = StreamingMFCC(m), []
+    for k, packet in enumerate(stream.split(320)):
+        if k in (3, 52):
+            broken = packet.clone()
+            broken[7] = float("nan")
+            with pytest.raises(ValueError, match="sample 7 of 320 is nan"):
+                engine.push(broken)
+            with pytest.raises(ValueError, match=r"loudest sample is .*divide .* by 32768"):
+                engine.push(packet * 32_768)
+        maps += engine.push(packet)
+    assert torch.equal(torch.stack(maps), m.windows(stream))
+    for audio in (stream * 32_768, torch.full((16_000,), float("inf"))):
+        with pytest.raises(ValueError, match="32768|not finite"):
+            m(audio)
+
+
+def test_torchaudio_is_imported_in_one_place():
+    package = Path(nas_core.__file__).parent
+    users = [p.name for p in package.glob("**/*.py") if "import torchaudio" in p.read_text()]
+    assert set(users) <= {"files.py", "doctor.py"}

@@ -62,6 +62,17 @@ def test_broken_and_empty_files_are_named_and_counted(tmp_path):
     assert all(name in message for name, message in zip(named, skipped, strict=True))
 
 
+def test_samples_at_another_scale_or_not_finite_are_refused(tmp_path):
+    loud, broken = tone(16_000) * 32_768, tone(16_000)
+    broken[5] = np.nan
+    for name, samples, message in (("loud", loud, "divide"), ("nan", broken, "sample 5 of")):
+        soundfile.write(tmp_path / f"{name}.wav", samples, 16_000, subtype="FLOAT")
+        with pytest.raises(AudioFileError, match=rf"{name}.wav: .*{message}"):
+            read_audio(tmp_path / f"{name}.wav")
+    soundfile.write(tmp_path / "int.wav", (tone(16_000) * 32_767).astype("int16"), 16_000)
+    assert 0.4 < read_audio(tmp_path / "int.wav").abs().max() < 0.6
+
+
 # Speakers of Speech Commands and the split that its published lists put them in.
 PUBLISHED = {
     "training": ["00176480", "004ae714", "00b01445", "00f0204f"],
@@ -114,6 +125,36 @@ def test_layout_with_and_without_lists(tmp_path):
     assert len(limited) == 6
 
 
+@pytest.mark.parametrize(
+    "written", [r"{word}\{name}", "./{word}/{name}", "/data/sc/{word}/{name}", "{word}/{name}\r"]
+)
+def test_lists_of_any_system_keep_held_out_clips_out_of_training(tmp_path, written):
+    root = write_layout(tmp_path / "a", True)
+    for split, speaker in (("validation", "bbbbbbbb"), ("testing", "cccccccc")):
+        names = [(word, f"{speaker}_nohash_0.wav") for word in ("yes", "no", "cat")]
+        lines = "\n".join(written.format(word=word, name=name) for word, name in names)
+        (root / f"{split}_list.txt").write_text("\ufeff" + lines + "\n", encoding="utf-8")
+    corpus = load_speech_commands(root, ("yes", "no"))
+    assert set(corpus.speakers[corpus.indices("training")]) == {"aaaaaaaa"}
+    assert [len(corpus.indices(s)) for s in ("training", "validation", "testing")] == [3, 3, 3]
+    assert corpus.skipped == ()
+
+
+def test_what_a_list_or_folder_has_left_over_is_reported_or_refused(tmp_path):
+    root = write_layout(tmp_path / "a", True)
+    (root / "yes" / "aaaaaaaa_nohash_0.wav").rename(root / "yes" / "aaaaaaaa_nohash_0.WAV")
+    (root / "yes" / "notes.txt").write_text("not a recording")
+    with (root / "testing_list.txt").open("a") as lines:
+        lines.write("no/dddddddd_nohash_0.wav\n")
+    corpus = load_speech_commands(root, ("yes", "no"))
+    assert len(corpus) == 9  # the one in capitals is read
+    assert len(corpus.skipped) == 2 and "notes.txt is no .wav file" in corpus.skipped[0]
+    assert "testing_list.txt: 1 of 2 entries name no clip" in corpus.skipped[1]
+    (root / "validation_list.txt").write_text("bbbbbbbb_nohash_0\n")
+    with pytest.raises(ValueError, match="validation_list.txt names none of the clips"):
+        load_speech_commands(root, ("yes", "no"))
+
+
 def test_layout_errors_say_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match="_background_noise_"):
         load_speech_commands(tmp_path)
@@ -146,6 +187,16 @@ def test_synthesised_words(corpus):
     lengths = np.array([np.subtract(*word_extent(corpus.clip(i))[::-1]) for i in range(240)])
     assert lengths.min() > 800 and lengths.max() < 15_200
     assert len(corpus.noises) == 6 and all(n.std() > 0.01 for n in corpus.noises)
+
+
+def test_voices_have_no_offset(corpus):
+    """Glottal pulses of one sign had a mean of half a deviation; microphones carry none."""
+    offsets = []
+    for i in range(len(corpus)):
+        begin, end = word_extent(corpus.clip(i))
+        word = corpus.clip(i)[begin:end]
+        offsets.append(abs(float(word.mean() / word.std())))
+    assert np.median(offsets) < 0.01 and max(offsets) < 0.05
 
 
 def test_word_extent_finds_the_word():

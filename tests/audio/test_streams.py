@@ -1,5 +1,7 @@
 """Labels of fig. 4.7 by hand, mixing levels, padding, and the long stream with its truth."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,6 @@ from nas_core.audio import (
     evaluation_stream,
     make_sequence,
     make_streams,
-    read_truth,
     synthetic_corpus,
     window_labels,
     word_extent,
@@ -128,14 +129,54 @@ def test_evaluation_stream(corpus):
         evaluation_stream(corpus, 60, gap=1)
 
 
-def test_truth_file_round_trip(tmp_path):
+def test_truth_in_the_format_of_streaming_test(tmp_path):
     truth = [Spoken("yes", 1038.8125), Spoken("unknown", 4003.5)]
     write_truth(truth, tmp_path / "t.txt")
     assert (tmp_path / "t.txt").read_text() == "yes, 1038.812500\nunknown, 4003.500000\n"
-    assert read_truth(tmp_path / "t.txt") == truth
-    (tmp_path / "bad.txt").write_text("yes, 10\n\nno\n")
-    with pytest.raises(ValueError, match="line 3"):
-        read_truth(tmp_path / "bad.txt")
+
+
+def test_a_share_just_below_half_is_background():
+    shares = np.array([0.0, 0.4501, 0.4999, 0.5, 0.5001, 1.0])
+    assert window_labels(shares, 4).tolist() == [0, 0, 0, 4, 4, 4]
+
+
+@pytest.mark.parametrize("split", ["training", "validation", "testing"])
+def test_streams_use_clips_of_their_split_only(corpus, split):
+    """Clips of the other splits are replaced by noise, and nothing changes."""
+    poisoned = corpus.clips.clone()
+    others = torch.from_numpy(corpus.splits != split)
+    poisoned[others] = torch.randint(-9000, 9000, poisoned[others].shape, dtype=torch.int16)
+    changed = replace(corpus, clips=poisoned)
+    streams = (make_streams(c, split, 40, mfcc=SMALL, seed=5) for c in (corpus, changed))
+    first, second = streams
+    assert torch.equal(first.inner, second.inner) and torch.equal(first.labels, second.labels)
+    long = [evaluation_stream(c, 30, split=split).audio for c in (corpus, changed)]
+    assert torch.equal(*long)
+
+
+@pytest.mark.parametrize("loudness", [1.0, 0.01, 3.0])
+def test_signal_to_noise_ratio_whatever_the_level_of_the_recordings(corpus, loudness):
+    """Amplitude of noise / word is U(0, 0.3): its mean is 0.15, never more than 0.3."""
+    noises = [loudness * noise for noise in corpus.noises]
+    changed = replace(corpus, noises=noises)
+    ratios = []
+    for seed in range(150):
+        clean, noisy = (
+            make_sequence(changed, "training", np.random.default_rng(seed), Mixing(p, silence=0))
+            for p in (0.0, 1.0)
+        )
+        word = clean.audio[clean.begin : clean.end].square().mean().sqrt()
+        ratios.append(float((noisy.audio - clean.audio).square().mean().sqrt() / word))
+    assert max(ratios) < 0.32 and np.mean(ratios) == pytest.approx(0.15, abs=0.02)
+    quiet, loud = (evaluation_stream(changed, 120, noise_ratio=r).audio for r in (0.0, 0.3))
+    usual = evaluation_stream(corpus, 120, noise_ratio=0.3).audio
+    torch.testing.assert_close(loud, usual, rtol=0, atol=1e-4)
+    assert 0.05 < (loud - quiet).std() / quiet[quiet != 0].std() < 0.35
+
+
+def test_features_of_another_rate_are_refused(corpus):
+    with pytest.raises(ValueError, match="8000 Hz, but the clips of a corpus have 16000"):
+        make_streams(corpus, "training", 2, mfcc=MFCC(rate=8000))
 
 
 def test_missing_clips_are_named(corpus):
