@@ -13,7 +13,6 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate
 
@@ -90,6 +89,8 @@ def paint(digits: Tensor, background: int) -> Tensor:
 @lru_cache
 def _digit_bank() -> dict[str, list[Tensor]]:
     """Per split and class the 8×8 digits of scikit-learn, `[n, 8, 8]` in [0, 1]."""
+    from sklearn.datasets import load_digits
+
     raw = load_digits()
     images = torch.from_numpy(raw.images).float() / 16
     labels = torch.from_numpy(raw.target)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from nas_core.costs.additive import AdditiveCost
@@ -159,6 +158,8 @@ def check_table(table: LatencyTable, measured: Latency, masks: Tensor) -> Latenc
         error of the scaled sum, `rank_correlation` (Spearman) of sum and measurement over all,
         and the number of `networks`.
     """
+    from scipy.stats import spearmanr
+
     if measured.batch_size != table.batch_size:
         raise ValueError(
             f"the table is of batches of {table.batch_size}, not of {measured.batch_size}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -22,6 +21,8 @@ def digit_images(size: int = 8) -> tuple[Tensor, np.ndarray]:
     """
     if size not in SIZES:
         raise ValueError(f"size is {size}; digits come in {', '.join(map(str, SIZES))}")
+    from sklearn.datasets import load_digits
+
     images, labels = load_digits(return_X_y=True)
     grey = torch.from_numpy(images).float().view(-1, 1, 8, 8) * (255 / 16)
     if size != 8:

@@ -4,17 +4,18 @@ unless `fetch` is called.
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision import datasets
-from torchvision.datasets.utils import calculate_md5
 
 from nas_core.data.dataset import CorruptData, DataNotFound, Dataset, limited, stratified_order
 from nas_core.training import Augment, TensorData
@@ -34,16 +35,33 @@ _FASHION = {
 }
 
 
-def _cifar_files(cls: type[datasets.CIFAR10]) -> dict[str, str]:
-    files = [*cls.train_list, *cls.test_list, [cls.meta["filename"], cls.meta["md5"]]]
-    return {f"{cls.base_folder}/{name}": md5 for name, md5 in files}
+_CIFAR10 = {
+    "cifar-10-batches-py/data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "cifar-10-batches-py/data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "cifar-10-batches-py/data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "cifar-10-batches-py/data_batch_4": "634d18415352ddfa80567beed471001a",
+    "cifar-10-batches-py/data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "cifar-10-batches-py/test_batch": "40351d587109b95175f43aff81a1287e",
+    "cifar-10-batches-py/batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
+}
+_CIFAR100 = {
+    "cifar-100-python/train": "16019d7e3df5f24257cddd939b257f8d",
+    "cifar-100-python/test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+    "cifar-100-python/meta": "7973b15100ade9c7d40fb424638fde48",
+}
+
+
+def _torchvision(name: str, *args: Any, **options: Any) -> Any:
+    from torchvision import datasets  # takes seconds
+
+    return getattr(datasets, name)(*args, **options)
 
 
 @dataclass(frozen=True)
 class VisionSet:
     """How one of torchvision's sets is read, checked and divided."""
 
-    cls: Callable[..., datasets.VisionDataset]
+    cls: Callable[..., Any]
     files: dict[str, str]  # path below the root: md5
     val: int  # of the official training images
     augment: Augment
@@ -54,21 +72,29 @@ class VisionSet:
 # not mirrored (a mirrored digit is another sign).
 VISION: dict[str, VisionSet] = {
     "mnist": VisionSet(
-        datasets.MNIST, _MNIST, 12_000, Augment(2), "LeCun, Bottou, Bengio, Haffner (1998)"
+        partial(_torchvision, "MNIST"),
+        _MNIST,
+        12_000,
+        Augment(2),
+        "LeCun, Bottou, Bengio, Haffner (1998)",
     ),
     "fashion_mnist": VisionSet(
-        datasets.FashionMNIST, _FASHION, 12_000, Augment(2), "Xiao, Rasul, Vollgraf (2017), MIT"
+        partial(_torchvision, "FashionMNIST"),
+        _FASHION,
+        12_000,
+        Augment(2),
+        "Xiao, Rasul, Vollgraf (2017), MIT",
     ),
     "cifar10": VisionSet(
-        datasets.CIFAR10,
-        _cifar_files(datasets.CIFAR10),
+        partial(_torchvision, "CIFAR10"),
+        _CIFAR10,
         5_000,
         Augment(2, flip=True),
         "Krizhevsky (2009)",
     ),
     "cifar100": VisionSet(
-        datasets.CIFAR100,
-        _cifar_files(datasets.CIFAR100),
+        partial(_torchvision, "CIFAR100"),
+        _CIFAR100,
         5_000,
         Augment(2, flip=True),
         "Krizhevsky (2009)",
@@ -127,7 +153,7 @@ def _check_files(name: str, spec: VisionSet, root: Path) -> None:
             "or point NAS_DATA (or root=…) at the folder that holds it."
         )
     for file, published in spec.files.items():
-        found = calculate_md5(str(root / file))
+        found = _md5(root / file)
         if found != published:
             raise CorruptData(
                 f"{root / file} is damaged: its md5 is {found}, published is {published}. Delete "
@@ -135,7 +161,12 @@ def _check_files(name: str, spec: VisionSet, root: Path) -> None:
             )
 
 
-def _arrays(raw: datasets.VisionDataset) -> tuple[Tensor, np.ndarray, tuple[str, ...]]:
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def _arrays(raw: Any) -> tuple[Tensor, np.ndarray, tuple[str, ...]]:
     """Images uint8 `[N, C, H, W]`, labels int64 `[N]`, class names."""
     images = torch.as_tensor(np.asarray(raw.data))
     images = images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2)

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import norm
 from torch import nn
 
 from nas_core.search.tabular import CellTable
@@ -189,6 +188,8 @@ def evolution(problem: Problem, seed: int = 0, population: int = 16, sample: int
 
 def expected_improvement(mean: np.ndarray, std: np.ndarray, best: float) -> np.ndarray:
     """E[max(f − best, 0)] for f ~ N(mean, std²)."""
+    from scipy.stats import norm
+
     z = (mean - best) / std
     return std * (z * norm.cdf(z) + norm.pdf(z))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from nas_core.continual.library import Library
@@ -57,6 +56,8 @@ def rank_past(
         `(past task, accuracy)`, best first; of equals the latest first.
     """
     trunks: dict[Prefix, float] = {}
+    from sklearn.neighbors import KNeighborsClassifier
+
     trunk = Trunk(library, [p[:-1] for p in library.paths])
     train, val = task.train.plain(), task.val.plain()
     features = []
