@@ -37,7 +37,7 @@ from nas_core.continual import (
     resnet,
     run_stream,
 )
-from nas_core.search.sweep import sweep
+from nas_core.search.sweeps import sweep
 from nas_core.training import describe_device, one_thread, pick_device
 from nas_core.workbook import record_result
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from nas_core.adaptive import SanasConfig, window_table
 from nas_core.adaptive.experiment import KeywordProblem, Model, compare, keyword_problem
 from nas_core.audio import MFCC
-from nas_core.search.sweep import sweep
+from nas_core.search.sweeps import sweep
 from nas_core.training import describe_device, one_thread, pick_device
 from nas_core.workbook import record_result
 

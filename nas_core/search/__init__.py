@@ -6,6 +6,7 @@ from nas_core.search.pareto import hypervolume, pareto_front
 from nas_core.search.reinforce import MovingAverage, overspend, policy_loss, reward_to_go
 from nas_core.search.run import Run
 from nas_core.search.space_profile import SpaceProfile, all_masks, count_paths, profile_space
+from nas_core.search.sweeps import SweepError, grid, map_trials, stored, sweep
 from nas_core.search.trial import Setup, Trial, derive, front, plain_trial, search_trial
 
 __all__ = [
@@ -15,14 +16,17 @@ __all__ = [
     "Run",
     "Setup",
     "SpaceProfile",
+    "SweepError",
     "Trial",
     "all_masks",
     "budgeted",
     "count_paths",
     "derive",
     "front",
+    "grid",
     "hypervolume",
     "learn_distribution",
+    "map_trials",
     "overspend",
     "pareto_front",
     "per_example_loss",
@@ -31,4 +35,6 @@ __all__ = [
     "profile_space",
     "reward_to_go",
     "search_trial",
+    "stored",
+    "sweep",
 ]

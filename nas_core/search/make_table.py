@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from nas_core import data
 from nas_core.search.cell_batch import CellTraining, count_right, train_cells
-from nas_core.search.sweep import ENGINES, grid, sweep
+from nas_core.search.sweeps import ENGINES, grid, sweep
 from nas_core.spaces.cells import (
     CONV1,
     CONV3,

@@ -36,6 +36,10 @@ def slow(x: int, folder: str, pause: float = 0.3) -> dict:
     return square(x, folder)
 
 
+def kinds(**config) -> dict:
+    return {"kinds": " ".join(type(value).__name__ for value in config.values())}
+
+
 def returns_a_number(x: int) -> float:
     return float(x)
 

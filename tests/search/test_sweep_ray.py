@@ -24,7 +24,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from nas_core.search.sweep import ClusterTooSmall, ClusterUnreachable, grid, sweep
+from nas_core.search.sweeps import SweepError, grid, sweep
 from tests.search import sweep_trials as trials
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is reported to anybody
@@ -109,7 +109,7 @@ def test_unreachable_cluster_names_the_commands(monkeypatch):
         s.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{s.getsockname()[1]}"
         monkeypatch.setenv("RAY_ADDRESS", address)
-        with pytest.raises(ClusterUnreachable, match=f"{address}.*ray start --head"):
+        with pytest.raises(SweepError, match=f"{address}.*ray start --head"):
             sweep(trials.square, grid(x=[1]), engine="ray")  # a port that nobody listens on
         s.listen()
 
@@ -121,10 +121,10 @@ def test_unreachable_cluster_names_the_commands(monkeypatch):
 
         page = threading.Thread(target=web_page)
         page.start()
-        with pytest.raises(ClusterUnreachable, match="another kind of server answers"):
+        with pytest.raises(SweepError, match="another kind of server answers"):
             sweep(trials.square, grid(x=[1]), engine="ray")
         page.join()
-    with pytest.raises(ClusterUnreachable, match="Invalid address format: head"):
+    with pytest.raises(SweepError, match="Invalid address format: head"):
         sweep(trials.square, grid(x=[1]), engine="ray", address="head")
 
 
@@ -141,7 +141,7 @@ def test_gpu_fractions_reach_the_scheduler(cluster):
     assert table.status.tolist() == ["done", "done"]
     assert [[int(n) for n in ids] for ids in table.gpu] == [[0], [0]]
     assert table.visible.tolist() == ["0", "0"]
-    with pytest.raises(ClusterTooSmall, match="1 CPUs and 2 GPUs, which none of the 2 nodes has"):
+    with pytest.raises(SweepError, match="1 CPUs and 2 GPUs, which none of the 2 nodes has"):
         sweep(which, grid(x=[0]), **where, gpus=2)
 
 

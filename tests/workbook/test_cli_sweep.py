@@ -38,7 +38,7 @@ def test_sweep_of_chapter_three(tmp_path, capsys):
         (["03", "--grid", "lam=1", "lam=2"], "names one thing twice: lam=1 lam=2"),
         (["03", "--seeds", "0"], "at least 1"),
         (["01", "--engine", "ray", "--gpus", "0.5"], "computes on CPUs; drop --gpus"),
-        (["03", "--gpus", "0.5"], "only 'ray' deals out GPUs"),
+        (["03", "--gpus", "0.5"], "only 'ray' assigns GPUs"),
         (["03", "--engine", "slurm"], "there are 'local', 'ray'"),
         (["03", "--grid", "lam=1,1"], "are both"),
     ],

@@ -35,7 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from nas_core.search.sweep import grid, sweep
+    from nas_core.search.sweeps import grid, sweep
     from nas_core.workbook.book import Book, BookError
     from nas_core.workbook.chapter_trials import TRIALS, axes_of
 
