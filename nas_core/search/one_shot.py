@@ -24,32 +24,6 @@ def edge_groups(supernet: SuperNetwork, ops: Sequence[int]) -> Tensor:
     return torch.tensor([[index(f"{i}→{j} {OPS[op]}") for op in ops] for i, j in EDGES])
 
 
-def relaxed_forward(supernet: SuperNetwork, x: Tensor, weights: Tensor) -> Tensor:
-    """`l_j = op_j( Σ_e w_e f_e(l_i) )` with a real weight per edge `[E]`; 0 skips the module.
-
-    DARTS' mixed operation. Unlike a mask it saves nothing: every module with a weight is run.
-    """
-    graph = supernet.graph
-    used = (weights.detach() != 0).tolist()
-    values: list[Tensor | None] = [None] * len(graph.nodes)
-    values[0] = x
-    finished = {0}
-    for e in graph.order:
-        if not used[e]:
-            continue
-        source, target = graph.edge_sources[e], graph.edge_targets[e]
-        if source not in finished:
-            op = supernet.node_op(source)
-            values[source] = op(values[source]) if op is not None else values[source]
-            finished.add(source)
-        out = weights[e] * supernet.edge_modules[e](values[source])
-        values[target] = out if values[target] is None else values[target] + out
-    result = values[-1]
-    if result is None:
-        raise ValueError("no edge with a weight other than 0 leads to the output")
-    return result
-
-
 class OneShot(NamedTuple):
     """What a one-shot search found."""
 
@@ -130,7 +104,7 @@ def _run(supernet: SuperNetwork, x: Tensor, weights: Tensor, kind: str, groups: 
         keep = weights.detach().index_select(0, groups.flatten()).view(groups.shape).argmax(1)
         drawn[groups.gather(1, keep[:, None]).flatten()] = 1
         weights = weights * drawn
-    return relaxed_forward(supernet, x, weights)
+    return supernet(x, weights=weights)
 
 
 def train_shared_weights(

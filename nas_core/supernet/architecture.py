@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import json
+import keyword
 import operator
 import re
 from collections.abc import Iterable
@@ -14,10 +14,11 @@ from pathlib import Path
 import networkx as nx
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from nas_core.supernet.graph import Graph
+from nas_core.supernet.modules import copy_module, evaluating, example_input
 from nas_core.supernet.network import SuperNetwork
-from nas_core.supernet.profile import count_params
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,15 +99,22 @@ class Architecture:
         """Read `to_json` text back.
 
         Raises:
-            ValueError: when the text was written for another space.
+            ValueError: when the text is no such record, was written for another space, or names
+                edges that lie on no path from source to sink.
         """
-        record = json.loads(text)
-        if record.get("fingerprint") != graph.fingerprint:
-            raise ValueError(
-                f"this architecture belongs to {record.get('space')!r} "
-                f"({record.get('fingerprint')}), not to {graph.name!r} ({graph.fingerprint})"
-            )
-        return cls(graph, tuple(sorted(graph.index(name) for name in record["edges"])))
+        try:
+            record = json.loads(text)
+            fingerprint, space, names = (record[k] for k in ("fingerprint", "space", "edges"))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"this is no architecture as `to_json` writes it: {error!r}") from None
+        graph.require(fingerprint, space, "this architecture")
+        found = cls(graph, tuple(sorted({graph.index(name) for name in names})))
+        dead = found.mask & ~graph.reachable(found.mask)
+        if dead.any() or len(found.kept) != len(names):
+            wrong = [graph.edges[e].name for e in dead.nonzero().flatten().tolist()]
+            fault = f"its edges {wrong[:3]} lie on no path" if wrong else "it names an edge twice"
+            raise ValueError(f"{fault}; this text was not written by `to_json`")
+        return found
 
     def to_networkx(self) -> nx.MultiDiGraph:
         """The kept part as a networkx multigraph; edge keys are edge names."""
@@ -123,19 +131,16 @@ class Architecture:
             supernet: whose graph this architecture belongs to. It is left untouched.
             recalibrate: batches `x` or `(x, y)`. Batch-norm statistics gathered while many
                 architectures shared a module mislead a single one of them; when given, they are
-                re-estimated on these batches (cumulative average, weights untouched).
+                re-estimated on these batches, see `recalibrate_batch_norm`.
 
         Raises:
-            ValueError: for an empty architecture or another super-network.
+            ValueError: for an empty architecture, another super-network, or no batches.
         """
-        if supernet.graph.fingerprint != self.graph.fingerprint:
-            raise ValueError(
-                f"{supernet.graph!r} ({supernet.graph.fingerprint}) is not the space of {self!r}"
-            )
+        supernet.graph.require(self.graph.fingerprint, self.graph.name, f"{self!r}")
         if self.is_empty:
             raise ValueError("an architecture without a path from source to sink has no network")
         net = _trace(supernet, self.kept)
-        net.train(supernet.training)
+        net.training = supernet.training  # the modules keep the modes they have
         if recalibrate is not None:
             recalibrate_batch_norm(net, recalibrate)
         return net
@@ -160,24 +165,54 @@ class Architecture:
         shape = self.graph.shapes.get(self.graph.source)
         if shape is None:
             raise ValueError(f"{self.graph.name} was built without input_shape, which ONNX needs")
-        return _export_onnx(copy.deepcopy(net).cpu().eval(), shape, Path(path), tolerance)
+        return _export_onnx(copy_module(net).cpu().eval(), shape, Path(path), tolerance)
 
 
 def recalibrate_batch_norm(net: nn.Module, batches: Iterable[Tensor | tuple]) -> None:
-    """Re-estimate the running statistics of all batch norms in `net`, in place."""
-    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    before = [(m, m.training, m.momentum) for m in norms]
-    training = net.training
-    net.train()
-    for m in norms:
-        m.reset_running_stats()
-        m.momentum = None  # cumulative average over all batches
-    with torch.no_grad():
-        for batch in batches:
-            net(batch if isinstance(batch, Tensor) else batch[0])
-    net.train(training)
-    for m, mode, momentum in before:
-        m.training, m.momentum = mode, momentum
+    """Re-estimate the running statistics of the batch norms that `net` calls, in place.
+
+    The mean over the batches, each weighted by its rows. Everything but batch norm is in
+    evaluation mode meanwhile, so dropout is off; weights and modes stay as they are.
+
+    Args:
+        batches: of inputs `x` or `(x, y)`, at least one. A batch with a single value per channel
+            (one row of 1×1 maps) has no variance: it passes with the statistics found so far.
+
+    Raises:
+        ValueError: without batches, or when all of them are too small.
+    """
+    rows: dict[_BatchNorm, int] = {}  # that each batch norm has seen
+
+    def before(norm: _BatchNorm, inputs: tuple[Tensor]) -> None:
+        (x,) = inputs  # [n, C, …]
+        norm.training = x.numel() > x.shape[1]
+        if not rows.setdefault(norm, 0) and norm.training:
+            norm.reset_running_stats()
+        if norm.training:
+            rows[norm] += len(x)
+            norm.momentum = len(x) / rows[norm]  # so that the average weights rows alike
+
+    norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    momenta = [m.momentum for m in norms]
+    hooks = [m.register_forward_pre_hook(before) for m in norms]
+    count = 0
+    try:
+        with evaluating(net), torch.no_grad():
+            for batch in batches:
+                net(batch if isinstance(batch, Tensor) else batch[0])
+                count += 1
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for m, momentum in zip(norms, momenta, strict=True):
+            m.momentum = momentum
+    if not count:
+        raise ValueError(
+            "no batch to re-estimate batch norm on; an iterator is used up after one pass, give a "
+            "list or a loader"
+        )
+    if not all(rows.values()):
+        raise ValueError("batch norm cannot be re-estimated: every batch has one value per channel")
 
 
 def _trace(supernet: SuperNetwork, kept: tuple[int, ...]) -> fx.GraphModule:
@@ -185,37 +220,32 @@ def _trace(supernet: SuperNetwork, kept: tuple[int, ...]) -> fx.GraphModule:
     graph, keep = supernet.graph, set(kept)
     modules = nn.ModuleDict()
     code = fx.Graph()
-    value: dict[int, fx.Node] = {}
 
-    def call(name: str, module: nn.Module, argument: fx.Node) -> fx.Node:
-        key = re.sub(r"\W+", "_", name).strip("_") or "module"
-        key = f"m_{key}" if key[0].isdigit() or hasattr(modules, key) else key
+    def called(name: str, module: nn.Module, argument: fx.Node) -> fx.Node:
+        """Add a copy of the module under a name that Python accepts, and a call of it."""
+        key = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "module"
+        taken = keyword.iskeyword(key) or hasattr(modules, key) or hasattr(fx.GraphModule, key)
+        key = f"m_{key}" if key[0].isdigit() or taken else key
         while key in modules:
             key += "_"
-        modules[key] = copy.deepcopy(module)
+        modules[key] = copy_module(module)
         return code.call_module(key, (argument,))
 
-    def finish(node: int) -> fx.Node:
-        op = supernet.node_op(node)
-        return value[node] if op is None else call(f"op_{graph.nodes[node]}", op, value[node])
-
-    value[0] = code.placeholder("x")
-    finished: set[int] = set()
-    for e in graph.order:
-        if e not in keep:
+    value: dict[int, fx.Node] = {0: code.placeholder("x")}  # of every node, its sum so far
+    for node, leaving in enumerate(graph.leaving):
+        if node not in value:
             continue
-        source, target = graph.edge_sources[e], graph.edge_targets[e]
-        if source not in finished:
-            value[source] = finish(source)
-            finished.add(source)
-        out = call(graph.edges[e].name, supernet.edge_modules[e], value[source])
-        if target in value:
-            out = code.call_function(operator.add, (value[target], out))
-        value[target] = out
-    code.output(finish(len(graph.nodes) - 1))
-    net = fx.GraphModule(modules, code, class_name="ExtractedNetwork")
-    assert count_params(net) <= count_params(supernet)
-    return net
+        if (op := supernet.node_op(node)) is not None:
+            value[node] = called(f"op_{graph.nodes[node]}", op, value[node])
+        for e in leaving:
+            if e in keep:
+                out = called(graph.edges[e].name, supernet.edge_modules[e], value[node])
+                target = graph.edge_targets[e]
+                if target in value:
+                    out = code.call_function(operator.add, (value[target], out))
+                value[target] = out
+    code.output(value[len(graph.nodes) - 1])
+    return fx.GraphModule(modules, code, class_name="ExtractedNetwork")
 
 
 def _export_onnx(net: nn.Module, shape: tuple[int, ...], path: Path, tolerance: float) -> float:
@@ -223,14 +253,17 @@ def _export_onnx(net: nn.Module, shape: tuple[int, ...], path: Path, tolerance: 
 
     import onnxruntime
 
-    example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    def example(rows: int) -> Tensor:
+        x = torch.randn(rows, *shape, generator=torch.Generator().manual_seed(rows))
+        return x.to(example_input(net, shape).dtype)
+
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level
     quiet.setLevel(logging.ERROR)
     try:
         torch.onnx.export(
             net,
-            (example,),
+            (example(2),),
             path,
             input_names=["x"],
             output_names=["y"],
@@ -244,7 +277,7 @@ def _export_onnx(net: nn.Module, shape: tuple[int, ...], path: Path, tolerance: 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     worst = 0.0
     for batch in (2, 5):  # a second batch size shows that the batch dimension is free
-        x = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(batch))
+        x = example(batch)
         with torch.no_grad():
             expected = net(x)
         (got,) = session.run(None, {"x": x.numpy()})

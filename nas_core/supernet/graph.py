@@ -39,6 +39,7 @@ class Graph:
         source, sink: names of the input layer l_1 and of the output layer l_N.
         positions: drawing coordinates `{node: (x, y)}`; a layered layout when absent.
         shapes: output shape of every node for one example, without the batch dimension.
+        node_ops: short descriptions of the modules at nodes.
 
     Raises:
         ValueError: on a cycle, a second source or sink, or an edge that lies on no path from
@@ -54,19 +55,26 @@ class Graph:
         name: str = "supernet",
         positions: Mapping[str, tuple[float, float]] | None = None,
         shapes: Mapping[str, tuple[int, ...]] | None = None,
+        node_ops: Mapping[str, str] | None = None,
     ):
         self.name, self.source, self.sink = name, source, sink
         self.edges = tuple(edges)
         self.nodes = _validated_order(self.edges, source, sink)
-        self.shapes = dict(shapes or {})
+        self.shapes, self.node_ops = dict(shapes or {}), dict(node_ops or {})
+        if unknown := sorted((self.shapes.keys() | self.node_ops.keys()) - set(self.nodes)):
+            raise ValueError(f"node_ops or shapes for unknown nodes {unknown}")
         self._index = {edge.name: e for e, edge in enumerate(self.edges)}
         if len(self._index) < len(self.edges):
             raise ValueError("edge names must be unique; give parallel edges a name each")
         node_id = {node: i for i, node in enumerate(self.nodes)}
         self.edge_sources = tuple(node_id[edge.source] for edge in self.edges)
         self.edge_targets = tuple(node_id[edge.target] for edge in self.edges)
+        leaving: list[list[int]] = [[] for _ in self.nodes]
+        for e, node in enumerate(self.edge_sources):
+            leaving[node].append(e)
+        self.leaving = tuple(map(tuple, leaving))  # numbers of the edges out of every node
         # Edges sorted so that everything that feeds an edge's source comes before the edge.
-        self.order = tuple(sorted(range(len(self.edges)), key=lambda e: self.edge_sources[e]))
+        self.order = tuple(e for edges in self.leaving for e in edges)
         self._positions = dict(positions) if positions is not None else None
 
     def __len__(self) -> int:
@@ -87,9 +95,27 @@ class Graph:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Twelve hexadecimal digits that change whenever nodes, edges or their order change."""
-        text = repr((self.source, self.sink, [(e.name, e.source, e.target) for e in self.edges]))
+        """Twelve hexadecimal digits that name the space: its nodes, its edges in their order,
+        their modules with sizes, and the shapes at the nodes. Drawing coordinates do not count."""
+        edges = [(e.name, e.source, e.target, e.module, e.macs, e.params) for e in self.edges]
+        nodes = [(n, self.node_ops.get(n), self.shapes.get(n)) for n in self.nodes]
+        text = repr((self.source, self.sink, edges, nodes))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def require(self, fingerprint: str, name: str, what: str) -> None:
+        """Refuse `what` (an architecture, a sampler, a table, …) unless it belongs to this space.
+
+        Args:
+            fingerprint, name: of the graph that it was made for.
+
+        Raises:
+            ValueError: when that is another space; names both.
+        """
+        if fingerprint != self.fingerprint:
+            raise ValueError(
+                f"{what} belongs to the space {name!r} ({fingerprint}), not to "
+                f"{self.name!r} ({self.fingerprint})"
+            )
 
     @cached_property
     def macs(self) -> Tensor:
@@ -130,6 +156,7 @@ class Graph:
             "edges": [vars(edge) for edge in self.edges],
             "positions": self._positions,
             "shapes": {node: list(shape) for node, shape in self.shapes.items()},
+            "node_ops": self.node_ops,
         }
 
     @classmethod
@@ -142,7 +169,13 @@ class Graph:
             name=record["name"],
             positions=record["positions"],
             shapes={node: tuple(shape) for node, shape in record["shapes"].items()},
+            node_ops=record.get("node_ops"),
         )
+
+    def with_edges(self, edges: Sequence[EdgeInfo], shapes: Mapping[str, tuple[int, ...]]) -> Graph:
+        """The same graph with more known about its edges and nodes."""
+        known = {"name": self.name, "positions": self._positions, "node_ops": self.node_ops}
+        return Graph(edges, self.source, self.sink, shapes=shapes, **known)
 
     def to_networkx(self, mask: Tensor | None = None) -> nx.MultiDiGraph:
         """The graph, or the part of it that `mask` `[E]` keeps, as a networkx multigraph."""

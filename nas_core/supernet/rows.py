@@ -8,6 +8,7 @@ super-network cheaper than the full one also where shares are high.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -20,21 +21,38 @@ def gather_rows(x: Tensor, indices: Sequence[Tensor | None]) -> list[Tensor]:
     return [x if i is None else next(parts) for i in indices]
 
 
-def sum_rows(parts: Sequence[tuple[Tensor, Tensor | None]], rows: int) -> Tensor:
+def sum_rows(
+    parts: Sequence[tuple[Tensor, Tensor | None]], rows: int, node: str = "the node"
+) -> Tensor:
     """Sum of tensors `[n, …]` placed at the rows their index names, in a tensor `[rows, …]`.
 
     Args:
         parts: pairs of a tensor and its row numbers (int64 `[n]`; None = all rows in order).
         rows: number of rows of the result; rows that nothing is added to are zero.
+        node: name of the node in error messages.
+
+    Raises:
+        ValueError: when the tensors differ in shape.
     """
     if len(parts) == 1 and parts[0][1] is None:
         return parts[0][0]
     whole = [t for t, i in parts if i is None]
     partial = [(t, i) for t, i in parts if i is not None]
-    if not partial:
-        return sum(whole[2:], whole[0] + whole[1])
-    tensors = [t for t, _ in partial]
-    return _SumRows.apply(rows, len(whole), *whole, *tensors, *[i for _, i in partial])
+    try:
+        if any(t.shape != whole[0].shape for t in whole[1:]):
+            raise RuntimeError("PyTorch would broadcast these")
+        if not partial:
+            return sum(whole[2:], whole[0] + whole[1])
+        if len(dtypes := {t.dtype for t, _ in parts}) > 1:  # bfloat16 beside float32 (autocast)
+            common = reduce(torch.promote_types, dtypes)
+            whole = [t.to(common) for t in whole]
+            partial = [(t.to(common), i) for t, i in partial]
+        tensors = [t for t, _ in partial]
+        return _SumRows.apply(rows, len(whole), *whole, *tensors, *[i for _, i in partial])
+    except RuntimeError as error:
+        if len(shapes := {tuple(t.shape[1:]) for t, _ in parts}) > 1:
+            raise ValueError(f"summands of shapes {sorted(shapes)} meet at {node}") from error
+        raise
 
 
 class _Gather(torch.autograd.Function):

@@ -20,12 +20,11 @@ from nas_core.search import strategies as s
 from nas_core.search.one_shot import (
     differentiable_search,
     edge_groups,
-    relaxed_forward,
     shared_accuracies,
     train_shared_weights,
 )
 from nas_core.search.tabular import CellTable
-from nas_core.spaces.cells import cell_mask, cell_network
+from nas_core.spaces.cells import cell_network
 from nas_core.training import TensorData
 
 OPS = (1, 2, 3, 4)
@@ -205,23 +204,6 @@ def test_controller_is_a_distribution_over_cells():
 def net():
     torch.manual_seed(0)
     return cell_network(channels=4)
-
-
-def test_relaxed_forward_with_ones_and_zeros_is_the_masked_forward(net):
-    x = torch.randn(5, 1, 8, 8)
-    net.eval()
-    for cell in [(3, 2, 1, 4, 1, 2), (1, 0, 3, 0, 0, 4)]:
-        mask = cell_mask(net, cell)
-        torch.testing.assert_close(relaxed_forward(net, x, mask.float()), net(x, mask))
-    with pytest.raises(ValueError, match="leads to the output"):
-        relaxed_forward(net, x, torch.zeros(net.num_edges))
-
-
-def test_relaxed_forward_has_the_right_gradient(net):
-    net = net.double().eval()
-    x = torch.randn(3, 1, 8, 8, dtype=torch.float64)
-    w = torch.rand(net.num_edges, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda w: relaxed_forward(net, x, w).sum(), w)
 
 
 def _bright_or_dark():

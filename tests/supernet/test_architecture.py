@@ -29,7 +29,7 @@ def test_identity_hash_and_json():
     assert a == b and hash(a) == hash(b) and len({a, b, chosen(net, 1)}) == 2
     assert Architecture.from_json(net.graph, a.to_json()) == a
     other = SuperNetwork([("x", "y", nn.Linear(1, 1))], "x", "y")
-    with pytest.raises(ValueError, match="belongs to 'supernet'"):
+    with pytest.raises(ValueError, match="belongs to the space 'supernet'"):
         Architecture.from_json(other.graph, a.to_json())
 
 
@@ -66,7 +66,7 @@ def test_extracting_nothing_or_from_elsewhere_is_refused():
     with pytest.raises(ValueError, match="without a path"):
         chosen(net, 0).extract(net)
     other = SuperNetwork([("x", "y", nn.Linear(1, 1))], "x", "y")
-    with pytest.raises(ValueError, match="is not the space"):
+    with pytest.raises(ValueError, match="belongs to the space 'supernet'"):
         chosen(net).extract(other)
 
 

@@ -211,7 +211,7 @@ def test_a_module_that_does_not_fit_is_named():
 
 def test_shared_modules_and_non_modules_are_refused():
     shared = nn.Linear(3, 3)
-    with pytest.raises(ValueError, match="share one"):
+    with pytest.raises(ValueError, match="x→h and edge h→y share parameters"):
         SuperNetwork([("x", "h", shared), ("h", "y", shared)], "x", "y")
     with pytest.raises(TypeError, match="x→y carries a function"):
         SuperNetwork([("x", "y", lambda x: x)], "x", "y")
@@ -240,3 +240,34 @@ def test_edge_accepts_names_and_kinds():
     net = SuperNetwork([Edge("x", "y", nn.Linear(2, 2), "mine", "linear")], "x", "y")
     assert net.graph.edges[0].name == "mine" and net.graph.of_kind("linear") == [0]
     assert Architecture.full(net.graph).edges == ("mine",)
+
+
+def test_real_weights_of_ones_and_zeros_are_a_mask():
+    net = small_net().eval()
+    x = torch.randn(4, 3, 6, 6)
+    for mask in random_masks(net, 6, 0.7):
+        torch.testing.assert_close(net(x, weights=mask.float()), net(x, mask))
+    mask = random_masks(net, 4, 0.7)
+    torch.testing.assert_close(net(x, mask, torch.ones(7)), net(x, mask))
+    torch.testing.assert_close(net(x, mask, mask[0].float()), net(x, mask & mask[0]))
+    assert torch.equal(net(x, weights=torch.zeros(7)), torch.zeros(4, 5))
+    with pytest.raises(ValueError, match=r"weights of shape \[6\].*expected \[7\]"):
+        net(x, weights=torch.ones(6))
+
+
+def test_real_weights_have_the_right_gradient():
+    net = small_net(channels=2).double().eval()
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    w = torch.rand(7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda w: net(x, weights=w), w)
+
+
+def test_every_way_through_the_network_ends_with_the_op_of_the_sink():
+    edges = [("x", "h", nn.Linear(3, 4)), ("h", "y", nn.Linear(4, 5)), ("x", "y", nn.Linear(3, 5))]
+    net = SuperNetwork(edges, "x", "y", node_ops={"y": nn.Softmax(1)}, input_shape=(3,)).eval()
+    x, full = torch.randn(4, 3), torch.ones(4, 3, dtype=torch.bool)
+    extracted = Architecture.full(net.graph).extract(net)
+    for y in (net(x), net(x, full), net(x, full[0]), net(x, weights=torch.ones(3)), extracted(x)):
+        torch.testing.assert_close(
+            y, net.edge_modules[2](x).add(net.edge_modules[1](net.edge_modules[0](x))).softmax(1)
+        )
