@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.ddp import Shard, searched
 from nas_core import search
-from nas_core.search import ddp_jobs
 from nas_core.training import TensorData, load_checkpoint
-from nas_core.training.ddp import Shard
 
 ROOT = Path(__file__).parents[2]
+SCRIPT = str(ROOT / "benchmarks/ddp.py")
 
 
 def _torchrun(words: list[str], folder: Path) -> str:
@@ -39,7 +39,7 @@ def test_two_processes_equal_one(tmp_path):
             "--master-addr=127.0.0.1",
             f"--master-port={port}",
         ]
-        job = ["-m", "nas_core.training.ddp", "tests.training.ddp_job:small", "--out", out.name]
+        job = [SCRIPT, "tests.training.ddp_job:small", "--out", out.name]
         assert f"{processes} processes" in _torchrun([*where, *job], tmp_path)
     a, b = load_checkpoint(one)["model"], load_checkpoint(two)["model"]
     assert a.keys() == b.keys()
@@ -63,12 +63,19 @@ def test_shards_are_the_global_batches_dealt_out(world):
     for n, batch in enumerate(whole):
         parts = [shard[n] for shard in shards if n < len(shard)]
         if not parts:
-            assert len(batch) < world
+            assert len(batch) < 2 * world  # a single row each, or none
             continue
         assert len({len(part) for part in parts}) == 1  # equal shares: gradients may be averaged
         together = torch.stack(parts, 1).flatten()
         assert torch.equal(together, batch[: len(together)])
         assert len(batch) - len(together) < world
+
+
+@pytest.mark.parametrize(("rows", "batches"), [(66, 1), (67, 1), (68, 2), (2, 1), (128, 2)])
+def test_no_process_gets_a_last_batch_of_one_row(rows, batches):
+    for rank in range(2):
+        sizes = [len(y) for _, y in Shard(_data(rows), rank, 2).batches(64, seed=0)]
+        assert len(sizes) == batches and (min(sizes) > 1 or rows == 2)
 
 
 def test_wrong_shards_are_refused():
@@ -80,7 +87,7 @@ def test_wrong_shards_are_refused():
 
 def test_without_torchrun_it_says_so(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "nas_core.training.ddp", "a:b", "--out", str(tmp_path / "w.pt")],
+        [sys.executable, SCRIPT, "a:b", "--out", str(tmp_path / "w.pt")],
         capture_output=True, text=True, cwd=ROOT,
         env={k: v for k, v in os.environ.items() if k != "RANK"},
     )  # fmt: skip
@@ -95,6 +102,7 @@ def test_command_of_the_readme_on_a_smaller_scale(tmp_path):
         ("dataset=cifar10", "dataset=digits"),
         ("blocks=3", "blocks=2 channels=(2,4,8)"),
         ("epochs=300", "epochs=1"),
+        ("benchmarks/ddp.py", SCRIPT),
     ):
         assert large in line
         line = line.replace(large, small)
@@ -112,11 +120,11 @@ def test_job_of_a_saved_run(tmp_path):
     trial.run.save(tmp_path / "run.pt")
     values = {"run": str(tmp_path / "run.pt"), "dataset": "digits", "epochs": 3}
     space = dict(setup.space_args)
-    model, images, config = ddp_jobs.searched(torch.device("cpu"), space_args=space, **values)
+    model, images, config = searched(torch.device("cpu"), space_args=space, **values)
     x, _ = next(images.test.batches(5, seed=0))
     assert config.epochs == 3 and model(x).shape == (5, 10)
     sizes = {n: p.shape for n, p in trial.network.named_parameters()}
     assert {n: p.shape for n, p in model.named_parameters()} == sizes
     space["blocks_per_group"] = 3
     with pytest.raises(ValueError, match="is not the space of"):
-        ddp_jobs.searched(torch.device("cpu"), space_args=space, **values)
+        searched(torch.device("cpu"), space_args=space, **values)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas_core.training import History, NonFiniteLoss, load_checkpoint, run_epochs
+from nas_core.training import EarlyStopping, History, NonFiniteLoss, load_checkpoint, run_epochs
 
 
 class Walk:
@@ -192,6 +192,66 @@ def test_checkpoints_of_other_runs_are_refused(tmp_path):
     torch.save([1, 2], path)
     with pytest.raises(ValueError, match="not a checkpoint of a training loop"):
         Walk().run(2, checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    ("made", "now", "message"),
+    [
+        ({}, {"lam": 0.5}, r"made without lam, this run has 0\.5"),
+        ({"lam": 0.5}, {}, r"made with lam = 0\.5, this run has none"),
+        ({"lam": None}, {"lam": 0.5}, r"made with lam = None, this run has 0\.5"),
+        ({"m": (1, 2)}, {"m": (1, 3)}, r"made with m = \(1, 2\), this run has \(1, 3\)"),
+    ],
+)
+def test_a_key_that_only_one_of_both_runs_has_is_a_difference(tmp_path, made, now, message):
+    path = tmp_path / "run.pt"
+    Walk().run(1, checkpoint=path, config=made)
+    with pytest.raises(ValueError, match=message) as caught:
+        Walk().run(2, checkpoint=path, config=now)
+    assert "delete" not in str(caught.value)
+    assert Walk().run(2, checkpoint=path, config=made).resumed_from == 1
+
+
+def test_numbers_of_numpy_in_configuration_state_and_rows_stay_readable(tmp_path):
+    """Ctrl-C reads the checkpoint back, so it needs a readable one."""
+
+    class Counter:
+        value = np.float64(0.0)
+
+        def state_dict(self):
+            return {"value": self.value}
+
+        def load_state_dict(self, state):
+            self.value = np.float64(state["value"])
+
+    counter, path = Counter(), tmp_path / "run.pt"
+
+    def body(epoch):
+        counter.value += 1
+        if epoch == 2 and interrupt:
+            raise KeyboardInterrupt
+        return {"loss": np.float32(0.5), "score": torch.tensor(1.0)}
+
+    interrupt, config = True, {"lr": np.float64(0.1), "milestones": (np.int64(3),)}
+    options = {"state": {"counter": counter}, "checkpoint": path, "progress": False}
+    result = run_epochs(body, 4, config=config, **options)
+    assert result.interrupted and counter.value == 2
+    interrupt = False
+    result = run_epochs(body, 4, config={"lr": 0.1, "milestones": (3,)}, **options)
+    assert result.resumed_from == 2 and counter.value == 4
+
+
+def test_early_stopping_counts_improvements_only():
+    stopping = EarlyStopping(3)
+    assert not stopping.is_over(100)  # nothing seen yet
+    assert [stopping.update(v, i) for i, v in enumerate([0.2, 0.5, 0.5, math.nan])] == [
+        True, True, False, False,
+    ]  # fmt: skip
+    assert (stopping.best, stopping.best_at) == (0.5, 1)
+    assert not stopping.is_over(3) and stopping.is_over(4)
+    falling = EarlyStopping(2, "min", by=0.1)
+    assert [falling.update(v, i) for i, v in enumerate([1.0, 0.95, 0.8])] == [True, False, True]
+    assert not EarlyStopping(None).is_over(10**9)
 
 
 @pytest.mark.parametrize(

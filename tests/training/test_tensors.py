@@ -109,6 +109,12 @@ def test_subset_and_move():
         (lambda: make(normalise=((0.5,) * 3, (0.5, 0.0, 0.5))), "must be above 0"),
         (lambda: make(normalise=((0.5,) * 2, (0.5,) * 2)), "2 means and 2 deviations for 3"),
         (lambda: next(make().batches(0, seed=0)), "batch_size is 0"),
+        (lambda: make().subset([]), "no examples"),
+        (lambda: TensorData(torch.zeros(3, 1), torch.full((3, 4), 2)), "not one-hot"),
+        (
+            lambda: TensorData(torch.full((3, 1), 255.0), torch.zeros(3), None, ((0.5,), (0.5,))),
+            r"up to 255, .* divide x by 255",
+        ),
     ],
 )
 def test_wrong_input_is_refused(build, message):

@@ -1,10 +1,11 @@
 """Data-parallel training of one network with torchrun.
 
-    torchrun --standalone --nproc-per-node=2 -m nas_core.training.ddp \\
-        nas_core.search.ddp_jobs:plain_resnet --out weights.pt dataset=digits epochs=20
+    torchrun --standalone --nproc-per-node=2 benchmarks/ddp.py \\
+        plain_resnet --out weights.pt dataset=digits epochs=20
 
-A *job* is a function `job(device, **values) -> (model, splits, TrainConfig)`. Every process takes
-its rows of each global batch, so that `batch_size` means the same with 1, 2 or 8 processes.
+A *job* is a function `job(device, **values) -> (model, splits, TrainConfig)`: one of this file, or
+`module:function`. Every process takes its rows of each global batch, so that `batch_size` means
+the same with 1, 2 or 8 processes.
 """
 
 from __future__ import annotations
@@ -16,24 +17,66 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nas_core.training.checkpoint import save_atomic
-from nas_core.training.device import seed_everything
-from nas_core.training.loop import LoopResult
-from nas_core.training.supervised import TrainConfig, evaluate, train_classifier
-from nas_core.training.tensors import Splits, TensorData
+from nas_core import data, spaces
+from nas_core.search.run import Run
+from nas_core.search.trial import SPACES
+from nas_core.training import (
+    LoopResult,
+    Splits,
+    TensorData,
+    TrainConfig,
+    evaluate,
+    save_atomic,
+    seed_everything,
+    train_classifier,
+)
+
+
+def plain_resnet(
+    device: torch.device,
+    dataset: str = "cifar10",
+    blocks: int = 3,
+    channels: tuple[int, ...] = (16, 32, 64),
+    **config: Any,
+) -> tuple[nn.Module, data.Dataset, TrainConfig]:
+    """A job: ResNet-(6·blocks + 2) as a plain module; `config` holds fields of `TrainConfig`."""
+    images = data.load(dataset, device=str(device))
+    channels_in, height, width = images.input_shape
+    fabric = spaces.resnet_fabric(
+        blocks, len(images.classes), channels=channels, input_shape=(channels_in, height, width)
+    )
+    return spaces.plain_resnet(fabric.graph).extract(fabric), images, TrainConfig(**config)
+
+
+def searched(
+    device: torch.device,
+    run: str,
+    space: str = "resnet_fabric",
+    dataset: str = "cifar10",
+    space_args: dict[str, Any] | None = None,
+    **config: Any,
+) -> tuple[nn.Module, data.Dataset, TrainConfig]:
+    """A job: the architecture of a saved `Run` of this space, with new weights."""
+    images = data.load(dataset, device=str(device))
+    net = SPACES[space](
+        **(space_args or {}), num_classes=len(images.classes), input_shape=images.input_shape
+    )
+    return Run.load(run).architecture.extract(net), images, TrainConfig(**config)
 
 
 class Shard(TensorData):
     """The rows of one process: of each global batch every `world`-th, beginning with `rank`.
 
     Order and augmentation are drawn for the whole batch, so that they do not depend on the
-    number of processes. Up to `world` − 1 rows of a last, shorter batch are left out.
+    number of processes. Up to `world` − 1 rows of a last, shorter batch are left out, and all of
+    it where a process would get a single row, in which batch norm finds no variance.
     """
 
     def __init__(self, whole: TensorData, rank: int, world: int):
@@ -59,9 +102,10 @@ class Shard(TensorData):
         whole = super().batches(
             batch_size, seed=seed, epoch=epoch, shuffle=shuffle, drop_last=drop_last
         )
-        for x, y in whole:
-            end = len(x) - len(x) % self.world
-            if end:
+        for n, (x, y) in enumerate(whole):
+            share = len(x) // self.world
+            if share > 1 or (share == 1 and (n == 0 or len(x) == batch_size)):
+                end = share * self.world
                 yield x[self.rank : end : self.world], y[self.rank : end : self.world]
 
 
@@ -75,7 +119,7 @@ class _Shards:
 
 def train_data_parallel(
     model: nn.Module,
-    data: Splits,
+    splits: Splits,
     config: TrainConfig,
     *,
     checkpoint: str | Path | None = None,
@@ -92,7 +136,7 @@ def train_data_parallel(
         checkpoint: each process keeps its own, `<checkpoint>.<rank>`, and resumes from it.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
-    device = data.train.device
+    device = splits.train.device
     model.to(device)
     if device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -105,7 +149,7 @@ def train_data_parallel(
 
     return train_classifier(
         model,
-        _Shards(Shard(data.train, rank, world), data.val),
+        _Shards(Shard(splits.train, rank, world), splits.val),
         config,
         forward=forward,
         checkpoint=None if checkpoint is None else f"{checkpoint}.{rank}",
@@ -115,19 +159,19 @@ def train_data_parallel(
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("job", help="module:function that returns (model, splits, TrainConfig)")
+    parser.add_argument("job", help="plain_resnet, searched, or module:function")
     parser.add_argument("values", nargs="*", metavar="NAME=VALUE", help="arguments of the job")
     parser.add_argument("--out", type=Path, required=True, help="file for the trained weights")
     parser.add_argument("--checkpoint", type=Path, help="resume from here; one file per process")
     parser.add_argument("--seed", type=int, default=0, help="of the first weights")
     args = parser.parse_intermixed_args(argv)
     if "RANK" not in os.environ:
-        parser.error("start this with torchrun: see python -m nas_core.training.ddp --help")
-    module, _, name = args.job.partition(":")
+        parser.error("start this with torchrun: see the first lines of benchmarks/ddp.py")
+    module, _, name = args.job.rpartition(":")
     pairs = [value.partition("=") for value in args.values]
     if wrong := [key for key, equals, _ in pairs if not equals]:
-        parser.error(f"{wrong[0]!r} is no NAME=VALUE")
-    job = getattr(importlib.import_module(module), name)
+        parser.error(f"{wrong[0]!r} is not of the form NAME=VALUE")
+    job = getattr(importlib.import_module(module), name) if module else globals()[name]
     cuda = torch.cuda.is_available()
     local = int(os.environ["LOCAL_RANK"])
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
@@ -136,12 +180,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     dist.init_process_group("nccl" if cuda else "gloo")
     try:
         seed_everything(args.seed)
-        model, data, config = job(device, **{key: _literal(value) for key, _, value in pairs})
-        result = train_data_parallel(model, data, config, checkpoint=args.checkpoint)
+        model, splits, config = job(device, **{key: _literal(value) for key, _, value in pairs})
+        result = train_data_parallel(model, splits, config, checkpoint=args.checkpoint)
         if dist.get_rank() == 0:
             weights = {"model": model.state_dict(), "history": result.history.rows}
             save_atomic(weights, args.out)
-            accuracy = evaluate(model, data.val)["accuracy"]
+            accuracy = evaluate(model, splits.val)["accuracy"]
             print(f"{result.epochs} epochs, {dist.get_world_size()} processes: {accuracy:.4f}")
     finally:
         dist.destroy_process_group()
