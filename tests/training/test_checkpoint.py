@@ -151,7 +151,10 @@ def _python(code: str, **env: str) -> subprocess.CompletedProcess:
 
 
 def test_text_is_utf_8_in_every_locale(tmp_path):
-    code = f"from nas_core.files import write_atomic; write_atomic({str(tmp_path / 'a')!r}, '\\u03b3 \\u2264 \\xbd')"
+    code = (
+        "from nas_core.files import write_atomic;"
+        f"write_atomic({str(tmp_path / 'a')!r}, '\\u03b3 \\u2264 \\xbd')"
+    )
     assert _python(code, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0").returncode == 0
     assert (tmp_path / "a").read_text(encoding="utf-8") == "γ ≤ ½"
 
