@@ -117,7 +117,7 @@ def build(
     conv1: Sequence[int] = (20, 8),
     conv2: Sequence[int] = (10, 4),
     hidden: int = 100,
-    leak: float = 0.1,
+    leak: float | None = None,
     seed: int = 0,
 ) -> AdaptiveNetwork:
     """A model of the comparison.
@@ -128,8 +128,9 @@ def build(
             is a network with Φ as its hidden layer, and where that does as well as everything
             together there is nothing to adapt.
         hidden: size of the controller's state.
-        leak: slope of the keyword CNN's units below 0. With 8 features and ReLU all of them died
-            in the first epoch at one seed of three (recordings, lr 3e-3).
+        leak: slope of the keyword CNN's units below 0. By default 0.1 for "base", 0 for the others:
+            with shortcuts each feature is the sum of four units, without them it is one, and all
+            eight of those died in the first epoch (recordings, lr 3e-3, one seed of three).
     """
     torch.manual_seed(derived_seeds(seed, 1)[0])
     if model.kind in ("ds_cnn", "bc_resnet"):
@@ -145,7 +146,7 @@ def build(
             conv1=(conv1[0], conv1[1]),
             conv2=(conv2[0], conv2[1]),
             input_shape=(1, *problem.mfcc.shape),
-            leak=leak,
+            leak=leak if leak is not None else 0.1 * (model.kind == "base"),
         )
     controller: Controller | FixedController
     if model.adaptive:
