@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 
 from nas_core import costs, data
-from nas_core.data.resize import average_pool, zero_pad
+from nas_core.data import average_pool, zero_pad
 from nas_core.search import BudgetConfig, budgeted
 from nas_core.spaces import conv_fabric
 from nas_core.supernet import BernoulliSampler

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+Blind = Literal["noise", "shuffled"] | None
+
 
 class Controller(nn.Module):
     """z_{t+1} = GRU(Φ_t, z_t), Γ_t = σ(h(z_t)) (thesis section 4.3.3).
@@ -33,7 +35,7 @@ class Controller(nn.Module):
         *,
         hidden: int = 100,
         bias: float = 3.0,
-        blind: Literal["noise", "shuffled"] | None = None,
+        blind: Blind = None,
     ):
         if blind not in (None, "noise", "shuffled"):
             raise ValueError(f"blind is {blind!r}; use None, 'noise' or 'shuffled'")
@@ -64,7 +66,7 @@ class Controller(nn.Module):
             features = torch.randn_like(features)
         elif self.blind == "shuffled":
             # A rotation leaves no row in its place; the last stream of a batch has no other one.
-            others = torch.randint(1, max(2, len(features)), ()).item()
+            others = int(torch.randint(1, max(2, len(features)), ()))
             features = features.roll(others, 0) if len(features) > 1 else features * 0
         return self.recurrent(features, state)
 

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from nas_core.adaptive.baselines import DSCNN, BCResNet, as_trunk
-from nas_core.adaptive.controller import Controller, FixedController
+from nas_core.adaptive.controller import Blind, Controller, FixedController
 from nas_core.adaptive.engine import StreamingEngine
 from nas_core.adaptive.network import AdaptiveNetwork
 from nas_core.adaptive.training import SanasConfig, SanasRun, summarise, train, window_table
@@ -32,7 +32,8 @@ from nas_core.supernet import count_params
 from nas_core.training import derived_seeds
 
 STATIC = ("base", "shortcuts", "cheapest", "ds_cnn", "bc_resnet")
-BLIND = {"sanas": None, "blind": "noise", "shuffled": "shuffled"}  # what their controllers hear
+# what the controllers hear: see `Controller`
+BLIND: dict[str, Blind] = {"sanas": None, "blind": "noise", "shuffled": "shuffled"}
 
 
 @dataclass(frozen=True)

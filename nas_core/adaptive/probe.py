@@ -1,13 +1,11 @@
-"""Streams whose best policy is known: silence is easy, a word needs the dear module."""
+"""Streams whose best policy is known: silence is easy, a word needs the expensive module."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from nas_core.adaptive.controller import Controller
+from nas_core.adaptive.controller import Blind, Controller
 from nas_core.adaptive.network import AdaptiveNetwork
 from nas_core.audio.features import MFCC
 from nas_core.audio.streams import StreamSet
@@ -51,9 +49,7 @@ class ProbeStreams(StreamSet):
         return self.x[index]
 
 
-def probe_network(
-    *, blind: Literal["noise", "shuffled"] | None = None, seed: int = 0
-) -> AdaptiveNetwork:
+def probe_network(*, blind: Blind = None, seed: int = 0) -> AdaptiveNetwork:
     """A linear module (12 multiply-adds) beside one with a hidden layer (1,792)."""
     torch.manual_seed(seed)
     dear = nn.Sequential(nn.Linear(3, 256), nn.ReLU(), nn.Linear(256, 4))

@@ -163,7 +163,7 @@ def _listed_splits(folder: Path, clips: set[str], notes: list[str]) -> dict[str,
     files = {s: folder / f"{s}_list.txt" for s in ("validation", "testing")}
     if not all(path.is_file() for path in files.values()):
         return {}
-    listed = {}
+    listed: dict[str, str] = {}
     for split, path in files.items():
         lines = path.read_text(encoding="utf-8-sig").splitlines()
         entries = [_entry(line.strip()) for line in lines if line.strip()]

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nas_core.data.dataset import Dataset, limited
-from nas_core.training import Augment, TensorData
+from nas_core.data.dataset import Dataset, image_dataset, limited
+from nas_core.training import Augment
 
 Floats = NDArray[Any]  # float32
 
@@ -132,17 +132,9 @@ def colour_shapes(size: int | None, train_limit: int | None, seed: int) -> Datas
     counts = dict(SPLITS)
     if train_limit is not None:
         counts["train"] = limited(train_limit, MOST)
-    half = ((0.5,) * 3, (0.5,) * 3)
     parts = [_split(seed, index, count) for index, count in enumerate(counts.values())]
-    return Dataset(
-        "colour_shapes",
-        train=TensorData(*parts[0], Augment(2, flip=True), half),
-        val=TensorData(*parts[1], normalise=half),
-        test=TensorData(*parts[2], normalise=half),
-        classes=CLASSES,
-        input_shape=(3, SIZE, SIZE),
-        provenance={"source": "procedural, nas_core.data.colour_shapes", "seed": seed},
-    )
+    provenance = {"source": "procedural, nas_core.data.colour_shapes", "seed": seed}
+    return image_dataset("colour_shapes", parts, CLASSES, provenance, Augment(2, flip=True))
 
 
 def _split(seed: int, split: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:

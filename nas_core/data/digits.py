@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from nas_core.data.dataset import Dataset, limited, stratified_order
-from nas_core.training import TensorData
+from nas_core.data.dataset import Dataset, image_dataset, limited, stratified_order
 
 SIZES = (8, 16, 32)
 TEST, VAL = 360, 237  # of 1797; 1200 are left for training
@@ -19,6 +18,8 @@ def digit_images(size: int = 8) -> tuple[Tensor, np.ndarray]:
 
     Larger sizes are bilinear enlargements.
     """
+    from sklearn.datasets import load_digits
+
     if size not in SIZES:
         raise ValueError(f"size is {size}; digits come in {', '.join(map(str, SIZES))}")
     from sklearn.datasets import load_digits
@@ -39,19 +40,10 @@ def digits(size: int | None, train_limit: int | None, seed: int) -> Dataset:
     val, train = rest[:VAL], rest[VAL:]
     train = train[: limited(train_limit, len(train))]
     y = torch.from_numpy(labels)
-    parts = [
-        TensorData(x[index], y[index], normalise=((0.5,), (0.5,))) for index in (train, val, test)
-    ]
-    return Dataset(
-        "digits",
-        train=parts[0],
-        val=parts[1],
-        test=parts[2],
-        classes=tuple("0123456789"),
-        input_shape=tuple(x.shape[1:]),
-        provenance={
-            "source": "scikit-learn load_digits (UCI optical recognition of handwritten digits)",
-            "resize": "none" if x.shape[-1] == 8 else "bilinear",
-            "seed": seed,
-        },
-    )
+    provenance = {
+        "source": "scikit-learn load_digits (UCI optical recognition of handwritten digits)",
+        "resize": "none" if x.shape[-1] == 8 else "bilinear",
+        "seed": seed,
+    }
+    parts = [(x[index], y[index]) for index in (train, val, test)]
+    return image_dataset("digits", parts, tuple("0123456789"), provenance)

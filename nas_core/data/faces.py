@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nas_core.data.dataset import Dataset, limited
-from nas_core.training import Augment, TensorData
+from nas_core.data.dataset import Dataset, image_dataset, limited
+from nas_core.training import Augment
 
 Floats = NDArray[Any]  # float32
 
@@ -80,18 +80,9 @@ def faces(size: int | None, train_limit: int | None, seed: int) -> Dataset:
     counts = dict(SPLITS)
     if train_limit is not None:
         counts["train"] = limited(train_limit, MOST)
-    half = ((0.5,) * 3, (0.5,) * 3)
     parts = [_split(seed, index, count, size) for index, count in enumerate(counts.values())]
-    return Dataset(
-        "faces",
-        train=TensorData(*parts[0], Augment(flip=True), half),
-        val=TensorData(*parts[1], normalise=half),
-        test=TensorData(*parts[2], normalise=half),
-        classes=CLASSES,
-        input_shape=(3, size, size),
-        task="segmentation",
-        provenance={"source": "procedural, nas_core.data.faces", "seed": seed},
-    )
+    provenance = {"source": "procedural, nas_core.data.faces", "seed": seed}
+    return image_dataset("faces", parts, CLASSES, provenance, Augment(flip=True))
 
 
 def _split(seed: int, split: int, count: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 
-from nas_core.data.dataset import CorruptData, DataNotFound, Dataset, limited
+from nas_core.data.dataset import CorruptData, DataNotFound, Dataset, image_dataset, limited
 from nas_core.data.faces import CLASSES
-from nas_core.training import Augment, TensorData
+from nas_core.training import Augment
 from nas_core.training.augment import IGNORED
 
 SIDE, PADDED = 250, 256
@@ -40,17 +39,7 @@ def part_labels(root: Path, train_limit: int | None, seed: int) -> Dataset:
             "    nas-workbook data fetch part_labels"
         )
     splits = [_split(folder, name, train_limit if name == LISTS[0] else None) for name in LISTS]
-    half = ((0.5,) * 3, (0.5,) * 3)
-    return Dataset(
-        "part_labels",
-        train=TensorData(*splits[0], Augment(flip=True), half),
-        val=TensorData(*splits[1], normalise=half),
-        test=TensorData(*splits[2], normalise=half),
-        classes=CLASSES,
-        input_shape=(3, PADDED, PADDED),
-        task="segmentation",
-        provenance={"source": HOME},
-    )
+    return image_dataset("part_labels", splits, CLASSES, {"source": HOME}, Augment(flip=True))
 
 
 def fetch_part_labels(root: Path) -> None:
@@ -67,7 +56,7 @@ def _split(folder: Path, listing: str, limit: int | None) -> tuple[torch.Tensor,
         raise DataNotFound(
             f"{folder / listing} is missing; see nas-workbook data fetch part_labels"
         )
-    lines = (folder / listing).read_text().split("\n")
+    lines = (folder / listing).read_text(encoding="utf-8").splitlines()
     people = [line.split() for line in lines if line.strip()]
     people = people[: limited(limit, len(people))]
     images = np.zeros((len(people), PADDED, PADDED, 3), np.uint8)
@@ -83,6 +72,8 @@ def _split(folder: Path, listing: str, limit: int | None) -> tuple[torch.Tensor,
 
 def _pixels(path: Path) -> np.ndarray:
     """RGB `[250, 250, 3]` of a picture file."""
+    from PIL import Image, UnidentifiedImageError
+
     try:
         with Image.open(path) as picture:
             pixels = np.asarray(picture.convert("RGB"))

@@ -14,9 +14,9 @@ from nas_core.data.colour_shapes import colour_shapes
 from nas_core.data.dataset import DataNotFound, Dataset
 from nas_core.data.digits import digits
 from nas_core.data.faces import faces
-from nas_core.data.files import FILES, fetch_files
 from nas_core.data.part_labels import fetch_part_labels, part_labels
-from nas_core.data.vision import VISION, fetch_vision, load_vision
+from nas_core.data.real import SETS, Images, fetch_real, load_real
+from nas_core.data.real import read_images as read_real
 
 # Need no files: (size, train_limit, seed) -> Dataset.
 EMBEDDED: dict[str, Callable[[int | None, int | None, int], Dataset]] = {
@@ -24,15 +24,12 @@ EMBEDDED: dict[str, Callable[[int | None, int | None, int], Dataset]] = {
     "colour_shapes": colour_shapes,
     "faces": faces,
 }
+# Sets that chapters read in their own way, as clips or as tasks; `load` does not know them.
+FILES = {name: spec for name, spec in SETS.items() if spec.chapters}
 # Read from the data root: (root, train_limit, seed) -> Dataset.
 REAL: dict[str, Callable[[Path, int | None, int], Dataset]] = {
-    **{name: partial(load_vision, name) for name in VISION},
+    **{name: partial(load_real, name) for name in SETS if name not in FILES},
     "part_labels": part_labels,
-}
-FETCH: dict[str, Callable[[Path], None]] = {
-    **{name: partial(fetch_vision, name) for name in VISION},
-    "part_labels": fetch_part_labels,
-    **{name: partial(fetch_files, name) for name in FILES},
 }
 
 
@@ -42,15 +39,19 @@ def available() -> tuple[str, ...]:
 
 
 def data_root(root: str | Path | None = None) -> Path:
-    """Folder of the real data sets: the argument, else `$NAS_DATA`, else the project's `data/`."""
-    if root is not None:
-        return Path(root).expanduser()
-    if os.environ.get("NAS_DATA"):
-        return Path(os.environ["NAS_DATA"]).expanduser()
-    for folder in (Path.cwd(), *Path.cwd().parents):  # chapters run in notebooks/
-        if (folder / "notebooks").is_dir() and (folder / "data").is_dir():
-            return folder / "data"
-    return Path("data")
+    """Folder of the real data sets: the argument, else `$NAS_DATA`, else `data/` of the book.
+
+    The book is `$NAS_BOOK`, or the folder with `notebooks/meta.yaml` that the working directory
+    is in, or the one the package was installed from; the working directory itself only where
+    there is no book at all.
+    """
+    if named := root or os.environ.get("NAS_DATA"):
+        return Path(named).expanduser().absolute()
+    here, package = Path.cwd(), Path(__file__).resolve().parents[2]
+    for folder in (os.environ.get("NAS_BOOK", here), here, *here.parents, package):
+        if Path(folder, "notebooks", "meta.yaml").is_file():
+            return Path(folder).absolute() / "data"
+    return here / "data"
 
 
 def load(
@@ -72,7 +73,7 @@ def load(
 
     Raises:
         ValueError: for an unknown name, size or limit.
-        DataNotFound, CorruptData: see `load_vision`.
+        DataNotFound, CorruptData: see `read_images`.
     """
     if name in EMBEDDED:
         return EMBEDDED[name](size, train_limit, seed).to(device)
@@ -100,13 +101,28 @@ def fetch(name: str, root: str | Path | None = None) -> Path:
     if name not in EMBEDDED:
         _known(name, (*available(), *FILES))
         try:
-            FETCH[name](folder)
+            if name == "part_labels":
+                fetch_part_labels(folder)
+            fetch_real(name, folder)
         except URLError as error:
             raise DataNotFound(
                 f"{name} could not be downloaded ({error.reason}); check the connection and try "
                 f"again, or put its files into {folder} by hand"
             ) from error
+        except DataNotFound:
+            raise
+        except OSError as error:  # a file where a folder is needed, read-only, a full disk
+            raise DataNotFound(
+                f"{name} cannot be put into {folder} ({error.strerror or error}); give a folder "
+                "that can be written, by --root or NAS_DATA"
+            ) from error
     return folder
+
+
+def read_images(name: str, root: str | Path | None = None, *, check: bool = True) -> Images:
+    """Images and labels of one of torchvision's sets, as they were published; see `data.real`."""
+    _known(name, tuple(n for n, spec in SETS.items() if spec.torchvision))
+    return read_real(name, data_root(root), check=check)
 
 
 def _known(name: str, names: tuple[str, ...]) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import nas_core
 from nas_core import data
 
 
@@ -75,13 +76,17 @@ def test_data_root(tmp_path, monkeypatch):
     assert data.data_root(tmp_path / "arg") == tmp_path / "arg"
     assert data.data_root() == tmp_path / "env"
     monkeypatch.delenv("NAS_DATA")
-    for folder in ("notebooks", "data"):
-        (tmp_path / "book" / folder).mkdir(parents=True)
+    monkeypatch.delenv("NAS_BOOK", raising=False)
+    for folder in ("book/notebooks", "book/data", "elsewhere/notebooks", "elsewhere/data"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "book" / "notebooks" / "meta.yaml").write_text("")
     monkeypatch.chdir(tmp_path / "book" / "notebooks")
     assert data.data_root() == tmp_path / "book" / "data"
-    (tmp_path / "elsewhere").mkdir()
+    # Another project with folders of these names is not the book: the package's one is taken.
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert data.data_root() == Path("data")
+    assert data.data_root() == Path(nas_core.__file__).resolve().parents[1] / "data"
+    monkeypatch.setenv("NAS_BOOK", str(tmp_path / "book"))
+    assert data.data_root() == tmp_path / "book" / "data"
 
 
 @pytest.mark.parametrize(

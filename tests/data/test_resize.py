@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nas_core import data
-from nas_core.data.resize import average_pool, zero_pad
+from nas_core.data import average_pool, zero_pad
 
 
 def test_padding_centres_the_picture_and_labels_the_frame():

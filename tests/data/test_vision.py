@@ -3,16 +3,20 @@
 import hashlib
 import os
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from scipy.io import savemat
 from torchvision import datasets
 from torchvision.transforms import v2
 
 from nas_core import data
-from nas_core.data import vision
-from nas_core.data.vision import VISION
+from nas_core.data.real import SETS
+
+VISION = [name for name in SETS if name not in data.FILES]
 
 CASES = {
     "mnist": (datasets.MNIST, 48_000, 12_000, 10_000),
@@ -77,7 +81,7 @@ def test_a_limit_keeps_classes_balanced(real_root):
 
 
 def test_a_changed_file_is_named(real_root, tmp_path):
-    for file in VISION["fashion_mnist"].files:
+    for file, _ in SETS["fashion_mnist"].files:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         os.symlink(real_root / file, tmp_path / file)
     victim = tmp_path / "FashionMNIST/raw/t10k-labels-idx1-ubyte"
@@ -100,7 +104,7 @@ def test_missing_sets_name_the_command_and_download_nothing(name, tmp_path, no_n
 
 @pytest.mark.parametrize("name", VISION)
 def test_files_of_the_right_name_and_wrong_content_are_refused(name, tmp_path):
-    for file in VISION[name].files:
+    for file, _ in SETS[name].files:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_bytes(b"not what was published")
     with pytest.raises(data.CorruptData, match=f"data fetch {name}"):
@@ -128,12 +132,10 @@ def test_cifar100_from_files_in_its_layout(tmp_path, monkeypatch):
     monkeypatch.setattr(cls, "train_list", [["train", sums["train"]]])
     monkeypatch.setattr(cls, "test_list", [["test", sums["test"]]])
     monkeypatch.setattr(cls, "meta", {**cls.meta, "md5": sums["meta"]})
-    spec = VISION["cifar100"]
+    spec = SETS["cifar100"]
     files = {f"cifar-100-python/{file}": md5 for file, md5 in sums.items()}
-    assert set(files) == set(spec.files)
-    monkeypatch.setitem(
-        VISION, "cifar100", vision.VisionSet(cls, files, spec.val, spec.augment, spec.source)
-    )
+    assert set(files) == set(dict(spec.files))
+    monkeypatch.setitem(SETS, "cifar100", replace(spec, files=tuple(files.items())))
     loaded = data.load("cifar100", root=tmp_path)
     assert loaded.classes == tuple(names)
     assert (len(loaded.train), len(loaded.val), len(loaded.test)) == (2000, 5000, 300)
@@ -143,17 +145,43 @@ def test_cifar100_from_files_in_its_layout(tmp_path, monkeypatch):
     assert torch.bincount(loaded.val.y).tolist() == [50] * 100
 
 
-@pytest.mark.parametrize("name", VISION)
-def test_fetch_is_what_downloads(name, tmp_path, monkeypatch):
-    calls = []
+def test_checksums_are_those_of_torchvision():
+    for name, cls in (("cifar10", datasets.CIFAR10), ("cifar100", datasets.CIFAR100)):
+        parts = [*cls.train_list, *cls.test_list, [cls.meta["filename"], cls.meta["md5"]]]
+        assert dict(SETS[name].files) == {f"{cls.base_folder}/{file}": md5 for file, md5 in parts}
+    lists = datasets.SVHN.split_list
+    published = {file: md5 for _, file, md5 in (lists[s] for s in ("train", "test"))}
+    assert dict(SETS["svhn"].files) == published
+    assert SETS["dtd"].archive == (datasets.DTD._URL, datasets.DTD._MD5)
 
-    def pretend(root, train, download):
-        calls.append((root, download))
 
-    spec = VISION[name]
-    monkeypatch.setitem(
-        VISION, name, vision.VisionSet(pretend, spec.files, spec.val, spec.augment, spec.source)
-    )
-    with pytest.raises(data.DataNotFound):  # the pretended download leaves nothing behind
-        data.fetch(name, tmp_path / "new")
-    assert calls == [(str(tmp_path / "new"), True)]
+def test_published_images_are_read_once_for_load_and_for_streams(real_root, no_network):
+    images = data.read_images("fashion_mnist", real_root)
+    official = datasets.FashionMNIST(str(real_root), train=True)
+    assert torch.equal(images.x[:, 0], official.data) and torch.equal(images.y, official.targets)
+    assert images.x_test.shape == (10_000, 1, 28, 28) and images.classes == tuple(official.classes)
+    with pytest.raises(ValueError, match="unknown data set 'part_labels'"):
+        data.read_images("part_labels", real_root)
+
+
+def test_svhn_and_textures_in_their_layout(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.svhn, "check_integrity", lambda *args: True)
+    for split, n in (("train", 30), ("test", 10)):
+        y = np.arange(n) % 10
+        x = np.broadcast_to(y.astype(np.uint8), (32, 32, 3, n))
+        savemat(tmp_path / f"{split}_32x32.mat", {"X": x, "y": np.where(y, y, 10).reshape(-1, 1)})
+    digits = data.read_images("svhn", tmp_path, check=False)
+    assert digits.x.shape == (30, 3, 32, 32) and torch.equal(digits.x[:, 2, 9, 9].long(), digits.y)
+    assert len(digits.x_test) == 10 and digits.classes == tuple("0123456789")
+    with pytest.raises(data.CorruptData, match="train_32x32.mat is damaged"):
+        data.read_images("svhn", tmp_path)
+    for part in ("labels", "images/banded", "images/woven"):
+        (tmp_path / "dtd/dtd" / part).mkdir(parents=True)
+    for k, split in enumerate(("train", "val", "test")):
+        names = [f"{c}/{c}_{k}.jpg" for c in ("banded", "woven")]
+        (tmp_path / f"dtd/dtd/labels/{split}1.txt").write_text("\n".join(names) + "\n")
+        for name in names:
+            Image.new("RGB", (40 + k, 50), (20 * k, 9, 9)).save(tmp_path / "dtd/dtd/images" / name)
+    textures = data.read_images("dtd", tmp_path)
+    assert textures.x.shape == (4, 3, 32, 32) and textures.y.tolist() == [0, 1, 0, 1]
+    assert textures.y_test.tolist() == [0, 1] and textures.classes == ("banded", "woven")
