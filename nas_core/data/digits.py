@@ -18,8 +18,6 @@ def digit_images(size: int = 8) -> tuple[Tensor, np.ndarray]:
 
     Larger sizes are bilinear enlargements.
     """
-    from sklearn.datasets import load_digits
-
     if size not in SIZES:
         raise ValueError(f"size is {size}; digits come in {', '.join(map(str, SIZES))}")
     from sklearn.datasets import load_digits
