@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from nas_core.spaces.layers import SumReLU, conv_bn, initialize
 from nas_core.supernet import Edge, Graph, SuperNetwork
 
 TASKS = ("classification", "segmentation")
@@ -45,14 +46,14 @@ def conv_fabric(
     classify, last = task == "classification", columns - 1
 
     # The order of the edges is part of the distributed cost: see nas_core.costs.distributed.
-    edges = [Edge("input", "0.0", _conv_bn(input_shape[0], channels), "stem", "stem")]
+    edges = [Edge("input", "0.0", conv_bn(input_shape[0], channels, bias=True), "stem", "stem")]
 
     def connect(column: int, scale: int, from_column: int, from_scale: int) -> None:
         kind = ("up", "same", "down")[scale - from_scale + 1]
         module = (
             UpConv(channels)
             if kind == "up"
-            else _conv_bn(channels, channels, stride=2 if kind == "down" else 1)
+            else conv_bn(channels, channels, stride=2 if kind == "down" else 1, bias=True)
         )
         edges.append(Edge(f"{from_column}.{from_scale}", f"{column}.{scale}", module, kind=kind))
 
@@ -84,7 +85,7 @@ def conv_fabric(
         name=f"conv_fabric(W={columns}, scales={scales}, F={channels}, {task})",
         positions={"input": (-1.0, 0.0), **grid, "output": (float(columns), float(-end))},
     )
-    net.apply(_initialise)
+    initialize(net, nn.Conv2d)
     return net
 
 
@@ -100,19 +101,13 @@ def share_by_scale(graph: Graph, kept: Tensor) -> dict[int, float]:
     return {scale: sum(values) / len(values) for scale, values in sorted(found.items())}
 
 
-class SumReLU(nn.ReLU):
-    """ReLU of the sum at a node; the sum takes one cycle of its own in the distributed cost."""
-
-    unit_ops = 1
-
-
 class UpConv(nn.Sequential):
     """×2 nearest-neighbour up-sampling, then 3×3 convolution and batch norm."""
 
     thesis_macs_divisor = 4  # the thesis counts the resolution *before* up-sampling
 
     def __init__(self, channels: int):
-        super().__init__(nn.Upsample(scale_factor=2.0), *_conv_bn(channels, channels))
+        super().__init__(nn.Upsample(scale_factor=2.0), *conv_bn(channels, channels, bias=True))
 
 
 class Head(nn.Sequential):
@@ -124,18 +119,6 @@ class Head(nn.Sequential):
         parts: list[nn.Module] = [nn.AdaptiveAvgPool2d(1)] if pool else []
         parts.append(nn.Conv2d(inputs, outputs, 1))
         super().__init__(*parts, *([nn.Flatten()] if flatten else []))
-
-
-def _conv_bn(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1)
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 def _check(columns: int, scales: int, channels: int, num_classes: int, task: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from nas_core.spaces.layers import initialize
 from nas_core.supernet import Edge, SuperNetwork
 
 
@@ -87,12 +88,5 @@ def keyword_cnn(
         name=f"keyword_cnn(width={width}{'' if shortcuts else ', no shortcuts'})",
         positions={n: (float(i), height.get(n, -0.6 * (i > 0))) for i, n in enumerate(nodes)},
     )
-    net.apply(_initialise)
+    initialize(net, nn.Conv2d, nn.Linear)
     return net
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, (nn.Conv2d, nn.Linear)):
-        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from nas_core.spaces.layers import SumReLU, conv_bn, initialize
 from nas_core.supernet import Architecture, Edge, Graph, SuperNetwork
 
 
@@ -40,10 +41,7 @@ def resnet_fabric(
             f"input of {input_shape[1]}×{input_shape[2]} pixels cannot be halved {groups - 1} "
             f"times; both sides must be divisible by {step}"
         )
-    edges = [Edge("input", "0.in", _conv_bn(input_shape[0], channels[0], 3, 1), "stem", "stem")]
-
-    def group_of(node: str) -> int:
-        return int(node.split(".")[0])
+    edges = [Edge("input", "0.in", conv_bn(input_shape[0], channels[0]), "stem", "stem")]
 
     def output(g: int, j: int) -> str:
         """Name of a(g, j)."""
@@ -52,12 +50,12 @@ def resnet_fabric(
         return "0.in" if g == 0 else f"{g - 1}.{n - 1}"
 
     def block(source: str, target: str) -> None:
-        g, h = group_of(source), group_of(target)
+        g, h = _rank(source)[0], _rank(target)[0]
         wide, stride = channels[h], 2 ** (h - g)
-        convolutions = nn.Sequential(
-            *_conv_bn(channels[g], wide, 3, stride), nn.ReLU(), *_conv_bn(wide, wide, 3, 1)
+        convolutions = Block(
+            *conv_bn(channels[g], wide, 3, stride), nn.ReLU(), *conv_bn(wide, wide)
         )
-        shortcut = nn.Identity() if g == h else _conv_bn(channels[g], wide, 1, stride)
+        shortcut = nn.Identity() if g == h else conv_bn(channels[g], wide, 1, stride)
         kind = "shortcut" if g == h else "projection"
         edges.append(Edge(source, target, convolutions, f"{source}→{target} conv", "conv"))
         edges.append(Edge(source, target, shortcut, f"{source}→{target} {kind}", kind))
@@ -77,18 +75,24 @@ def resnet_fabric(
     )
     edges.append(Edge(last, "output", head, "head", "head"))
 
-    inner = ["0.in"] + [output(g, d) for g in range(groups) for d in range(n)]
+    sums = [output(g, d) for g in range(groups) for d in range(n)]
     net = SuperNetwork(
         edges,
         "input",
         "output",
-        node_ops={node: nn.ReLU() for node in inner},
+        node_ops={"0.in": nn.ReLU(), **{node: SumReLU() for node in sums}},
         input_shape=input_shape,
         name=f"resnet_fabric(n={n})",
         positions=_serpentine(n, groups),
     )
-    net.apply(_initialise)
+    initialize(net, nn.Conv2d)
     return net
+
+
+class Block(nn.Sequential):
+    """The two convolutions of a basic block; one operation of the distributed cost."""
+
+    unit_ops = 1
 
 
 def plain_resnet(graph: Graph) -> Architecture:
@@ -129,13 +133,3 @@ def _serpentine(n: int, groups: int) -> dict[str, tuple[float, float]]:
         direction = -direction
     at["output"] = (x - direction * 1.0, -(groups - 1.0))
     return at
-
-
-def _conv_bn(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

@@ -142,7 +142,7 @@ class SuperNetwork(nn.Module):
     def _selected(self, mask: Tensor | None, weights: Tensor | None, batch: int) -> Tensor:
         """The pruned masks, bool `[1, E]` or `[B, E]`."""
         if mask is None and weights is None:
-            return torch.ones(1, self.num_edges, dtype=torch.bool)
+            return torch.ones(1, self.num_edges, dtype=torch.bool, device="cpu")
         if weights is not None:
             if weights.shape != (self.num_edges,):
                 raise ValueError(

@@ -10,11 +10,15 @@ from torch import nn
 
 import nas_core.costs.distributed as module
 from nas_core.costs.distributed import Distributed, longest_first, unit_ops
+from nas_core.data import reference
 from nas_core.spaces import conv_fabric, plain_resnet, resnet_fabric
 from nas_core.supernet import SuperNetwork
 
 CNF = {1: (12, 12, 12), 2: (39, 26, 19), 4: (83, 47, 31), 8: (171, 90, 53)}  # n = 1, 2, 4
 RESNET = {3: 20, 5: 32, 7: 44, 9: 56, 18: 110}  # depth
+
+
+WHOLE_FABRIC = {1: 320, 2: 179, 4: 110}  # n = 18; printed as rows B-ResNet of tables 3.6 to 3.9
 
 
 @pytest.mark.parametrize("columns", CNF)
@@ -31,6 +35,35 @@ def test_all_printed_values_of_the_resnets(blocks):
     depth = RESNET[blocks]
     values = [Distributed(net, n)(mask).item() for n in (1, 2, 4, math.inf)]
     assert values == [depth + 2, depth, depth, depth]
+
+
+def test_the_whole_resnet_fabric():
+    """A block is one operation, its sum another, a projection a third; shortcuts are free."""
+    net = resnet_fabric(18, channels=(2, 2, 2))
+    mask = torch.ones(1, net.num_edges, dtype=torch.bool)
+    assert {n: Distributed(net, n)(mask).item() for n in WHOLE_FABRIC} == WHOLE_FABRIC
+    block = net.edge_modules[net.graph.index("0.in→0.0 conv")]
+    assert unit_ops(block) == unit_ops(net.node_op(2), node=True) == 1
+    assert unit_ops(net.node_op(net.graph.nodes.index("0.in")), node=True) == 0
+    assert unit_ops(net.edge_modules[net.graph.index("0.in→0.0 shortcut")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("table", "n"),
+    [("table_3_5", 1), ("table_3_6", 2), ("table_3_7", 4), ("table_3_8", 1), ("table_3_9", 2)],
+)
+def test_every_printed_row_that_can_be_computed(table, n):
+    """The searched networks are not printed, except where one costs what the whole fabric does."""
+    depth = {f"ResNet-{d}": d + 2 * (n == 1) for d in RESNET.values()}
+    width = {f"CNF W={w}": values[(1, 2, 4).index(n)] for w, values in CNF.items()}
+    frame = reference.load(table)
+    computed = {**depth, **width}
+    known = frame[frame["family"].isin(["ResNet", "CNF"])]
+    assert known["cycles"].tolist() == [computed[model] for model in known["model"]]
+    assert set(depth) <= set(known["model"])
+    searched = frame.loc[frame["family"] == "B-ResNet", "cycles"]
+    assert (WHOLE_FABRIC[n] in searched.tolist()) == (table != "table_3_5")
+    assert searched.max() <= WHOLE_FABRIC[n]  # no architecture takes more
 
 
 def greedy_by_hand(operations: nx.DiGraph, n: float) -> list[list[str]]:
@@ -58,7 +91,7 @@ def greedy_by_hand(operations: nx.DiGraph, n: float) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 7, math.inf])
-def test_the_vectorised_schedule_is_the_one_of_the_algorithm(n):
+def test_the_schedule_is_the_one_of_the_algorithm(n):
     net = conv_fabric(4, 4, 2, 10)
     torch.manual_seed(1)
     masks = net.graph.reachable(torch.rand(60, net.num_edges) < 0.75)
@@ -169,20 +202,20 @@ def test_repeated_architectures_are_remembered(monkeypatch):
     masks = net.graph.reachable(torch.rand(20, net.num_edges) < 0.8)
     first = cost(masks)
     scheduled = []
-    original = module._greedy
+    original = module.list_schedule
 
-    def counted(ops, rows, n):
-        scheduled.append(len(rows))
-        return original(ops, rows, n)
+    def counted(ops, present, n):
+        scheduled.append(present)
+        return original(ops, present, n)
 
-    monkeypatch.setattr(module, "_greedy", counted)
+    monkeypatch.setattr(module, "list_schedule", counted)
     assert torch.equal(cost(masks), first) and not scheduled
     full = torch.ones(1, net.num_edges, dtype=torch.bool)
     assert not (masks == full).all(1).any()
     both = torch.cat([masks, full])
     expected = torch.cat([first, Distributed(net, 2)(full)])
     scheduled.clear()
-    assert torch.equal(cost(both), expected) and scheduled == [1]
+    assert torch.equal(cost(both), expected) and len(scheduled) == 1
     monkeypatch.setattr(module, "REMEMBERED", 0)  # forgetting changes nothing
     narrow = torch.zeros(1, net.num_edges, dtype=torch.bool)
     narrow[0, [0, 1, 2, -1]] = True
