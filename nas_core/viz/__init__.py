@@ -1,17 +1,17 @@
 """Pictures: the live graph of architectures, its still twins, and the plots of the book."""
 
-from nas_core.viz.arch_view import ArchView, ParetoPanel
-from nas_core.viz.plots import plot_history, plot_pareto, plot_radar
-from nas_core.viz.static import architecture_figure, draw_architecture, to_png, to_svg
+from importlib import import_module
+from typing import Any
 
-__all__ = [
-    "ArchView",
-    "ParetoPanel",
-    "architecture_figure",
-    "draw_architecture",
-    "plot_history",
-    "plot_pareto",
-    "plot_radar",
-    "to_png",
-    "to_svg",
-]
+_HOMES = {  # matplotlib and the widgets are imported with the first name that needs them
+    "ArchView": "arch_view", "ParetoPanel": "arch_view", "StreamPanel": "stream_panel",
+    "architecture_figure": "static", "draw_architecture": "static", "to_png": "static",
+    "plot_history": "plots", "plot_pareto": "plots", "plot_radar": "plots",
+}  # fmt: skip
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

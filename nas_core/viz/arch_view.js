@@ -37,6 +37,9 @@ export function draw(spec, p, random = Math.random) {
   return mask;
 }
 
+/** A share in percent, with two digits where it is small. */
+export const percent = (share) => `${share > 0 && share < 0.01 ? Number((100 * share).toPrecision(2)) : Math.round(100 * share)} %`;
+
 const bytes = (base64) => Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
 const toMask = (text) => Uint8Array.from(text, Number);
 
@@ -99,9 +102,10 @@ async function render({ model, el }) {
   });
   const graph = h(
     "svg",
-    { class: "graph", viewBox: `0 0 ${spec.width} ${spec.height}`, role: "group", "aria-label": "edges of the graph; arrow keys move, Enter toggles" },
+    { class: "graph", width: spec.width, height: spec.height, viewBox: `0 0 ${spec.width} ${spec.height}`, role: "group", "aria-label": "edges of the graph; arrow keys move, Enter toggles" },
     ...edges.map((e) => e.group), h("g", { class: "labels", "aria-hidden": "true" }, ...edges.map((e) => e.label)), ...nodes,
   );
+  graph.style.minWidth = `${0.8 * spec.width}px`; // labels stay readable; narrow pages scroll
   graph.style.maxWidth = `${spec.width}px`;
   const summary = h("span", { class: "summary" });
   const detail = h("div", { class: "detail", "aria-live": "polite" });
@@ -134,19 +138,33 @@ async function render({ model, el }) {
     if (spec.sampling === "kernel") model.send({ type: "sample" });
     else setMask(draw(spec, Array.from({ length: E }, (_, e) => probability(current(), e))));
   });
+  another.disabled = Array.from(table).every((q) => q === 0 || q === 255) && spec.sampling === "page";
+  if (another.disabled) another.title = "all probabilities are 0 or 1: every sample is the same";
   another.hidden = spec.sampling === "kernel" && !model.send; // the twin cannot ask Python
   const probable = button("most probable", () => setMask(frameMask(current())));
   const controls = h("div", { class: "controls" }, ...(spec.probable ? [another, probable] : [button("reset", () => setMask(frameMask(current())), "reset to the recorded architecture")]));
+
+  if (spec.height > 560) { // more than the picture's frame shows
+    const whole = button("whole graph", () => {
+      const fits = graph.classList.toggle("fits");
+      whole.setAttribute("aria-pressed", fits);
+      whole.textContent = fits ? "readable size" : "whole graph";
+    });
+    controls.append(whole);
+  }
 
   const slider = h("input", { type: "range", min: 0, max: T - 1, step: 1, "aria-label": spec.label });
   const when = h("output", { class: "when" });
   const play = button("▶", () => (timer === null ? start() : stop()), "play");
   function start() {
     if (current() === T - 1) setFrame(0);
+    // readers who asked their system for less motion see a few slow steps
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const stride = calm ? Math.ceil(T / 12) : 1;
     timer = setInterval(() => {
       if (!el.isConnected || current() >= T - 1) stop();
-      else setFrame(current() + 1); // local only: one message to Python when playing ends
-    }, Math.min(700, Math.max(33, 8000 / T)));
+      else setFrame(Math.min(current() + stride, T - 1)); // local: Python hears of the last one
+    }, calm ? 700 : Math.min(700, Math.max(33, 8000 / T)));
     play.textContent = "❚❚";
     play.setAttribute("aria-label", "pause");
   }
@@ -191,7 +209,7 @@ async function render({ model, el }) {
     const over = spec.budget !== null && cost > spec.budget;
     bar.classList.toggle("over", over);
     fill.style.width = `${Math.min(100, (100 * (cost ?? 0)) / longest)}%`;
-    const budget = spec.budget === null ? `${Math.round((100 * cost) / (spec.full || 1))} % of the full network` : `${over ? "✗ over the" : "✓ within the"} budget of ${format(spec.budget, spec.unit)}`;
+    const budget = spec.budget === null ? `${percent(cost / (spec.full || 1))} of the full network` : `${over ? "✗ over the" : "✓ within the"} budget of ${format(spec.budget, spec.unit)}`;
     price.textContent = cost === null ? "this cost needs the running kernel" : live.some(Boolean) ? `${format(cost, spec.unit)} — ${budget}` : "no path from source to sink";
   }
 
@@ -202,7 +220,7 @@ async function render({ model, el }) {
     const [w, v, left, bottom] = [330, 250, 52, 40];
     const axis = (values, from, to) => {
       const low = Math.min(...values), high = Math.max(...values), pad = (high - low || Math.abs(high) || 1) * 0.08;
-      return { at: (q) => from + ((q - low + pad) / (high - low + 2 * pad)) * (to - from), ticks: high > low ? [low, (low + high) / 2, high] : [low] };
+      return { at: (q) => from + ((q - low + pad) / (high - low + 2 * pad)) * (to - from), ticks: ticks(low - pad, high + pad) };
     };
     const [ax, ay] = [axis(x, left, w - 10), axis(y, v - bottom, 10)];
     const svg = h("svg", { class: "scatter", viewBox: `0 0 ${w} ${v}`, role: "radiogroup", "aria-label": `runs by ${xlabel} and ${ylabel}; arrow keys choose one` });
@@ -223,7 +241,13 @@ async function render({ model, el }) {
   }
 
   // ------------------------------------------------------------------ showing a state
-  let hovered = -1;
+  // An edge that was clicked or focused stays described until the pointer is on another one.
+  let hovered = -1, selected = -1;
+  const tell = () => {
+    const e = hovered >= 0 ? hovered : selected;
+    detail.textContent = e >= 0 ? edges[e].group.getAttribute("aria-label") : "Point at an edge to see its module; click or press Enter to switch it.";
+    edges.forEach((edge, i) => edge.group.classList.toggle("selected", i === selected));
+  };
   function update() {
     const text = model.get("mask");
     const mask = toMask(text);
@@ -237,7 +261,7 @@ async function render({ model, el }) {
       if (key === edge.seen) return; // most frames change few edges
       edge.seen = key;
       const words = describe(e, mask[e], live[e], p);
-      edge.group.setAttribute("class", `edge ${live[e] ? "live" : mask[e] ? "dead" : "off"}`);
+      edge.group.setAttribute("class", `edge ${live[e] ? "live" : mask[e] ? "dead" : "off"}${e === selected ? " selected" : ""}`);
       edge.group.setAttribute("aria-checked", mask[e] ? "true" : "false");
       edge.group.setAttribute("aria-label", words);
       edge.title.textContent = words;
@@ -245,7 +269,6 @@ async function render({ model, el }) {
       edge.line.style.strokeWidth = `${thickness * spec.thickness}px`;
       edge.group.style.opacity = live[e] && spec.probable ? 0.35 + 0.65 * p : 1;
       if (spec.labels) edge.label.textContent = p.toFixed(2);
-      if (hovered === e) detail.textContent = words;
     });
     nodes.forEach((node, i) => node.classList.toggle("lit", lit[i] === 1));
     const kept = live.reduce((a, b) => a + b, 0);
@@ -254,26 +277,27 @@ async function render({ model, el }) {
     slider.value = t;
     slider.setAttribute("aria-valuetext", frameName(t));
     when.textContent = frameName(t);
+    tell();
     showCost(live, text, t);
     scatter?.show(t);
   }
-  const hover = (event) => {
-    const e = edges.findIndex((edge) => edge.group.contains(event.target));
-    if (e < 0) return;
-    hovered = e;
-    detail.textContent = edges[e].group.getAttribute("aria-label");
-  };
-  graph.addEventListener("pointerover", hover);
-  graph.addEventListener("focusin", hover);
+  const edgeAt = (target) => edges.findIndex((edge) => edge.group.contains(target));
+  graph.addEventListener("pointerover", ({ target }) => {
+    hovered = edgeAt(target);
+    tell();
+    const node = nodes.findIndex((n) => n.contains(target));
+    if (node >= 0) detail.textContent = `node ${spec.nodes[node][0]}`;
+  });
+  graph.addEventListener("pointerleave", () => ((hovered = -1), tell()));
+  graph.addEventListener("focusin", ({ target }) => ((selected = edgeAt(target)), tell()));
   roving(graph, edges.map((e) => e.group), (e) => {
     const mask = toMask(model.get("mask"));
     mask[e] = 1 - mask[e];
     setMask(mask);
   });
 
-  detail.textContent = "Point at an edge to see its module; click or press Enter to switch it.";
   const root = h("div", { class: "nas-view nas-arch", role: "group", "aria-label": spec.title });
-  const picture = h("div", { class: "picture" }, graph, legend);
+  const picture = h("div", { class: "picture" }, h("div", { class: "scroll" }, graph), legend);
   picture.style.flexBasis = `${Math.min(560, spec.width * 0.6)}px`; // below the points where it is narrow
   root.append(h("div", { class: "top" }, h("strong", {}, spec.title), summary), h("div", { class: "panes" }, ...(scatter ? [scatter.svg] : []), picture), detail);
   if (spec.points) controls.prepend(when);

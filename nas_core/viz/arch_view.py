@@ -1,7 +1,8 @@
 """ArchView: the live graph of sampled architectures, in notebooks with and without a kernel.
 
-Python sends the picture once (`_spec`: geometry, modules, all frames as bytes); the page does the
-rest by itself. What a person toggles comes back as `mask`, and the real cost object answers.
+Python sends the picture once (`_spec`: geometry, modules, all frames as bytes) and the page works
+without Python from then on. What a reader toggles comes back as `mask`; Python then computes the
+cost with the real cost object.
 """
 
 from __future__ import annotations
@@ -9,29 +10,29 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 import traitlets as t
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from nas_core.costs import AdditiveCost
 from nas_core.costs.additive import price
 from nas_core.supernet import Architecture, BernoulliSampler, ChoiceSampler, Graph
-from nas_core.viz.geometry import PALETTE, scene
-from nas_core.viz.page import View, anywidget, live
-from nas_core.viz.plots import non_dominated, plot_pareto
-from nas_core.viz.static import (
-    architecture_figure,
+from nas_core.viz.geometry import (
+    PALETTE,
     check_probabilities,
+    edge_states,
     graph_of,
-    head_data,
-    path_data,
+    scene,
     short,
 )
+from nas_core.viz.page import View, anywidget, live, plain
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def _as_mask(graph: Graph, value: Any) -> Tensor:
@@ -59,6 +60,17 @@ def _to_text(mask: Tensor, _: Any = None) -> str:
 
 def _from_text(text: str, _: Any = None) -> Tensor:
     return torch.tensor([c == "1" for c in text])
+
+
+def _path_data(curve: Any) -> str:
+    """Control points as the `d` of an SVG path."""
+    (a, *rest) = [f"{x:g},{y:g}" for x, y in curve]
+    return f"M{a}C{' '.join(rest)}"
+
+
+def _head_data(head: Any) -> str:
+    """An arrow head as the `d` of an SVG path."""
+    return f"M{' '.join(f'{x:g},{y:g}' for x, y in head)}Z"
 
 
 def _base64(array: np.ndarray) -> str:
@@ -238,8 +250,8 @@ class ArchViewCore(View):
                 {
                     "n": i.name, "m": i.module, "a": i.macs, "p": i.params,
                     "s": graph.edge_sources[e], "t": graph.edge_targets[e],
-                    "k": kinds.index(i.kind), "d": path_data(s.edges[e].curve),
-                    "h": head_data(s.edges[e].head), "l": list(s.edges[e].label),
+                    "k": kinds.index(i.kind), "d": _path_data(s.edges[e].curve),
+                    "h": _head_data(s.edges[e].head), "l": list(s.edges[e].label),
                 }
                 for e, i in enumerate(graph.edges)
             ],
@@ -271,8 +283,8 @@ class ArchViewCore(View):
 
     # ---------------------------------------------------------------- the still picture
 
-    def figure(self) -> Figure:
-        """What is shown now, as a matplotlib figure."""
+    def _facts(self) -> list[str]:
+        """The frame, and the cost beside its budget, in words."""
         facts = []
         if len(self.frames) > 1:
             number = f"{self.frame_label} {self.frame + 1} of {len(self.frames)}"
@@ -281,32 +293,57 @@ class ArchViewCore(View):
             unit = getattr(self.cost, "unit", "")
             budget = "" if self.budget is None else f" (budget {short(self.budget, unit)})"
             facts.append(short(self.cost_value, unit) + budget)
+        return facts
+
+    def figure(self, note: str = "") -> Figure:
+        """What is shown now, as a matplotlib figure; `note` is a small line at the bottom."""
+        from nas_core.viz.plots import plot_pareto
+        from nas_core.viz.static import architecture_figure, plain_text
+
         figure = architecture_figure(
             self.graph,
             self.mask,
             self.frame_probabilities,
-            title="\n".join(filter(None, [self.title or self.graph.name, " · ".join(facts)])),
+            title="\n".join(
+                filter(None, [self.title or self.graph.name, " · ".join(self._facts())])
+            ),
             left=3.6 if self.points else 0.0,
+            note=note,
         )
         if self.points:
             width, height = figure.get_size_inches()
             place = (0.6 / width, 0.5 / height, 2.8 / width, min(2.2 / height, 0.7))
             runs = pd.DataFrame({"x": self.points["x"], "y": self.points["y"]})
-            ax = plot_pareto(
-                runs, "x", "y", ax=figure.add_axes(place),
-                xlabel=self.points["xlabel"], ylabel=self.points["ylabel"],
-            )  # fmt: skip
+            with plain_text():
+                ax = plot_pareto(
+                    runs, "x", "y", ax=figure.add_axes(place),
+                    xlabel=self.points["xlabel"], ylabel=self.points["ylabel"],
+                )  # fmt: skip
             shown = runs.iloc[self.frame]
             ax.scatter(shown.x, shown.y, s=130, facecolors="none", edgecolors=PALETTE[3], lw=2)
         return figure
 
+    # ---------------------------------------------------------------- without anywidget
 
-if anywidget is not None:
-    _Base: Any = live(ArchViewCore, "arch_view", "mask", "_priced")
-else:
-    from nas_core.viz.fallback import plain
+    @property
+    def last_frame(self) -> int:
+        return len(self.frames) - 1
 
-    _Base = plain(ArchViewCore)
+    def status(self) -> str:
+        """What the page would say, as one line."""
+        states = edge_states(self.graph, self.mask)
+        dead = states.count("dead")
+        facts = [f"{states.count('live')} of {len(states)} edges", *self._facts()]
+        facts[0] += f", {dead} more on no path" if dead else ""
+        if self.budget is not None and self.cost_value is not None:
+            over = self.cost_value > self.budget
+            facts.append(f"{self._cost_name} {'over' if over else 'within'} the budget")
+        return " · ".join(facts)
+
+
+_Base: Any = (
+    live(ArchViewCore, "arch_view", "mask", "_priced") if anywidget else plain(ArchViewCore)
+)
 
 
 class ArchView(_Base):
@@ -337,6 +374,8 @@ class ParetoPanel(ArchView):
         ylabel: str = "accuracy",
         **view: Any,
     ):
+        from nas_core.viz.plots import on_front
+
         x = [run.cost for run in runs] if costs is None else [float(c) for c in costs]
         y = [float(v) for v in values]
         if not len(runs) == len(x) == len(y) > 0:
@@ -344,7 +383,7 @@ class ParetoPanel(ArchView):
         if not (np.isfinite(x).all() and np.isfinite(y).all()):
             raise ValueError("costs and values of the runs must be finite")
         names = [f"run {i + 1}" for i in range(len(runs))] if names is None else list(names)
-        front = non_dominated(x, y)
+        front = on_front(x, y)
         points = {"x": x, "y": y, "name": names, "front": front.tolist()}
         kept = [getattr(run, "architecture", run) for run in runs]
         view.setdefault("frame", int(np.argmax(np.where(front, y, -np.inf))))

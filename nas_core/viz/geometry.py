@@ -1,4 +1,4 @@
-"""Where everything goes: one drawing geometry for matplotlib, SVG and the interactive view.
+"""Where everything goes: one geometry for the matplotlib drawing and the interactive view.
 
 Coordinates are pixels from the top left corner; `Graph.positions` has y growing upwards.
 """
@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from nas_core.supernet import Graph
 
@@ -18,9 +21,10 @@ PALETTE = ("#0072B2", "#D07C00", "#009E73", "#C03A00", "#B8578F", "#3E9BD6", "#4
 DARK_PALETTE = ("#4FA3E3", "#F5B93A", "#2FC79A", "#FF7F45", "#EFA0CD", "#B3E3FF", "#8A8A8A")
 _PREFERRED = {
     "conv": 0, "same": 0, "block": 0, "new": 0, "shortcut": 1, "identity": 1, "skip": 1,
-    "reused": 1, "projection": 2, "up": 2, "down": 3, "linear": 4, "pool": 5,
-    "classifier": 6, "head": 6, "stem": 6,
+    "reused": 1, "projection": 2, "up": 2, "down": 3, "linear": 4, "pool": 5, "stem": 5,
+    "classifier": 6, "head": 6,
 }  # fmt: skip
+_LAST = ("classifier", "head", "select")  # at the end of a legend, as at the end of a network
 
 
 @dataclass(frozen=True)
@@ -59,58 +63,67 @@ class Scene:
 
 
 def kind_colours(graph: Graph) -> dict[str, int]:
-    """A palette number per kind of edge; familiar kinds look the same in every chapter.
+    """Palette number per kind of edge, in the order of the legend.
 
-    Only the fixed ends (stem, head, classifier) share a colour, a neutral grey.
+    Familiar kinds look the same in every chapter.
     """
     kinds = list(dict.fromkeys(edge.kind for edge in graph.edges))
     colours: dict[str, int] = {}
-    for kind in kinds:  # wishes first, so that an unfamiliar kind takes no familiar colour
-        wish = _PREFERRED.get(kind)
-        if wish is not None and (wish == 6 or wish not in colours.values()):
-            colours[kind] = wish
+    for kind in kinds:  # preferences first, so that an unfamiliar kind takes no familiar colour
+        preferred = _PREFERRED.get(kind)
+        if preferred is not None and preferred not in colours.values():
+            colours[kind] = preferred
     for kind in kinds:
         free = [i for i in range(len(PALETTE)) if i not in colours.values()]
         colours.setdefault(kind, free[0] if free else len(colours) % len(PALETTE))
-    return {kind: colours[kind] for kind in kinds}
+    return {kind: colours[kind] for kind in sorted(kinds, key=_LAST.__contains__)}
 
 
 @lru_cache(maxsize=32)
 def scene(graph: Graph) -> Scene:
     """Lay the graph out: deterministic, no edge runs through a node or on top of another edge."""
-    at, pitch = _pixels(graph)
-    nodes = _node_shapes(graph, at, pitch)
-    centres = np.array([at[n] for n in graph.nodes])
-    halves = np.array([(n.half_width, n.half_height) for n in nodes])
+    centres, pitch = _pixels(graph)
+    labels, halves = _boxes(graph, pitch)
+    outside = halves[:, 0] == _DOT
     curves = _route(graph, centres, halves)
-    edges = tuple(
-        _finish(c, halves[a], halves[b])
-        for c, a, b in zip(curves, graph.edge_sources, graph.edge_targets, strict=True)
-    )
     hull = np.concatenate([_points(c, 17) for c in curves] + [centres - halves, centres + halves])
-    margin = np.array([14.0, 20.0])
+    # a label outside its node is wider than the node
+    margin = np.array([29.0 if outside.any() else 14.0, 20.0])
     shift = margin - hull.min(0)
-    size = hull.max(0) + shift + margin
-    if any(n.label_dy for n in nodes):  # room for a label that is wider than its node
-        size[0], shift[0] = size[0] + 30, shift[0] + 15
+    width, height = _rounded([hull.max(0) + shift + margin])[0]
+    roles = {graph.source: "source", graph.sink: "sink"}
+    ends = zip(curves, graph.edge_sources, graph.edge_targets, strict=True)
     return Scene(
-        round(float(size[0]), 1),
-        round(float(size[1]), 1),
-        tuple(_moved_node(n, shift) for n in nodes),
+        width,
+        height,
         tuple(
-            EdgeShape(_moved(e.curve, shift), _moved(e.head, shift), _moved([e.label], shift)[0])
-            for e in edges
+            NodeShape(name, x, y, half_x, half_y, roles.get(name, ""), label, lift)
+            for name, (x, y), (half_x, half_y), label, lift in zip(
+                graph.nodes,
+                _rounded(centres + shift),
+                halves.tolist(),
+                labels,
+                np.where(outside, -16.0, 0.0).tolist(),
+                strict=True,
+            )
         ),
+        tuple(_finish(c, halves[a], halves[b], shift) for c, a, b in ends),
         kind_colours(graph),
         1.0 if len(graph) <= 40 else 0.8 if len(graph) <= 160 else 0.6,
     )
 
 
-def _pixels(graph: Graph) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Pixel positions, and the smallest distance of neighbours along x and y."""
-    raw = np.array([graph.positions[n] for n in graph.nodes], dtype=float) * (1, -1)
+def _pixels(graph: Graph) -> tuple[np.ndarray, np.ndarray]:
+    """Pixel positions `[N, 2]`, and the smallest distance of neighbours along x and y."""
+    given = graph.positions
+    if missing := [node for node in graph.nodes if node not in given]:
+        raise ValueError(f"{graph.name}: no position for {missing}; give all nodes one or none")
+    raw = np.array([given[node] for node in graph.nodes], dtype=float) * (1, -1)
+    if not np.isfinite(raw).all():
+        raise ValueError(f"{graph.name}: positions must be finite numbers")
     scale, pitch = np.ones(2), np.ones(2)
-    limits = ((900.0, 46.0, 118.0), (430.0, 54.0, 88.0))
+    # what the whole picture may take, the smallest and the largest distance of neighbours
+    limits = ((900.0, 46.0, 118.0), (430.0, 38.0, 88.0))
     for axis, (whole, smallest, largest) in enumerate(limits):
         lines = defaultdict(list)
         for p in raw.round(6):
@@ -121,21 +134,24 @@ def _pixels(graph: Graph) -> tuple[dict[str, np.ndarray], np.ndarray]:
         span = np.ptp(raw[:, axis])
         pitch[axis] = min(max(whole * gap / span if span else largest, smallest), largest)
         scale[axis] = pitch[axis] / gap
-    return dict(zip(graph.nodes, raw * scale, strict=True)), pitch
+    return raw * scale, pitch
 
 
-def _node_shapes(graph: Graph, at: dict[str, np.ndarray], pitch: np.ndarray) -> list[NodeShape]:
-    widest = max(map(len, graph.nodes)) * 3.4 + 8
-    inside = widest <= 0.33 * pitch[0]
-    shapes = []
-    for node in graph.nodes:
-        role = {graph.source: "source", graph.sink: "sink"}.get(node, "")
-        half = (max(len(node) * 3.4 + 8, 12), 12.0) if inside else (7.0, 7.0)
-        label = node if inside or role else ""
-        dy = 0.0 if inside else -16.0
-        x, y = map(float, at[node])
-        shapes.append(NodeShape(node, x, y, *half, role, label, dy))
-    return shapes
+_DOT = 7.0  # radius of a node whose name does not fit inside
+
+
+def _boxes(graph: Graph, pitch: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Label and half size `[N, 2]` of every node.
+
+    Where names do not fit, their last parts are tried ("1·1·4" is then labelled 4); else only
+    source and sink have a label, which stands above them.
+    """
+    for names in (graph.nodes, [node.rpartition("·")[2] for node in graph.nodes]):
+        if max(map(len, names)) * 3.4 + 8 <= 0.33 * pitch[0]:
+            height = 12.0 if pitch[1] >= 50 else 9.0
+            return list(names), np.array([(max(len(n) * 3.4 + 8, 12), height) for n in names])
+    ends = (graph.source, graph.sink)
+    return [n if n in ends else "" for n in graph.nodes], np.full((len(graph.nodes), 2), _DOT)
 
 
 @lru_cache
@@ -209,8 +225,11 @@ def _route(graph: Graph, centres: np.ndarray, halves: np.ndarray) -> list[np.nda
     return [curves[e] for e in range(len(graph))]
 
 
-def _finish(curve: np.ndarray, leave: np.ndarray, arrive: np.ndarray, n: int = 401) -> EdgeShape:
-    """Cut the curve at the borders of its two nodes and put the arrow head on."""
+def _finish(
+    curve: np.ndarray, leave: np.ndarray, arrive: np.ndarray, shift: np.ndarray, n: int = 401
+) -> EdgeShape:
+    """Cut the curve at the borders of its two nodes, put the arrow head on, move all by `shift`."""
+    curve = curve + shift
     p = _points(curve, n)
 
     def cut(points: np.ndarray, half: np.ndarray, *gaps: float) -> list[int]:
@@ -249,10 +268,55 @@ def _rounded(points) -> tuple[tuple[float, float], ...]:
     return tuple((round(float(x), 1), round(float(y), 1)) for x, y in points)
 
 
-def _moved(points, shift: np.ndarray) -> tuple[tuple[float, float], ...]:
-    return _rounded([(x + shift[0], y + shift[1]) for x, y in points])
+# ---------------------------------------------------------------- what is shown
 
 
-def _moved_node(n: NodeShape, shift: np.ndarray) -> NodeShape:
-    x, y = _moved([(n.x, n.y)], shift)[0]
-    return NodeShape(n.name, x, y, n.half_width, n.half_height, n.role, n.label, n.label_dy)
+def graph_of(space: Any) -> Graph:
+    """The graph of a super-network, of an architecture, or the graph itself."""
+    graph = space if isinstance(space, Graph) else getattr(space, "graph", None)
+    if not isinstance(graph, Graph):
+        raise TypeError(
+            f"expected a SuperNetwork, Architecture or Graph, got {type(space).__name__}"
+        )
+    return graph
+
+
+def check_probabilities(graph: Graph, values: Any) -> Tensor:
+    """`values` as float `[E]` between 0 and 1.
+
+    Raises:
+        ValueError: for another length or values outside [0, 1].
+    """
+    p = torch.as_tensor(values).detach().cpu().float()
+    if p.shape != (len(graph),):
+        raise ValueError(
+            f"probabilities of shape {list(p.shape)} do not fit {graph.name}: "
+            f"expected [{len(graph)}]"
+        )
+    if not bool(((p >= 0) & (p <= 1)).all()):
+        raise ValueError(f"probabilities lie in [0, 1], got {p.min():.3g} … {p.max():.3g}")
+    return p
+
+
+def edge_states(graph: Graph, mask: Tensor | None) -> list[str]:
+    """Per edge "live" (on a path from source to sink), "dead" (kept, but on none) or "off"."""
+    if mask is None:
+        return ["live"] * len(graph)
+    live = graph.reachable(mask).tolist()
+    kept = graph.check_mask(mask)[0].tolist()
+    return ["live" if a else "dead" if k else "off" for a, k in zip(live, kept, strict=True)]
+
+
+def lit_nodes(graph: Graph, states: list[str]) -> set[str]:
+    """The nodes that a live edge touches."""
+    live = [edge for edge, state in zip(graph.edges, states, strict=True) if state == "live"]
+    return {edge.source for edge in live} | {edge.target for edge in live}
+
+
+def short(value: float, unit: str = "") -> str:
+    """40551168 → "40.6 M": three digits and a prefix, as on the page."""
+    scale, prefix = next(
+        (s for s in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")) if abs(value) >= s[0]),
+        (1.0, ""),
+    )
+    return f"{value / scale:.3g} {prefix}{' ' if prefix and unit else ''}{unit}".strip()

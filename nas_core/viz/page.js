@@ -1,4 +1,4 @@
-// What the views share. Python puts it in front of a view's own module, so that nothing is imported.
+// What the views share. Python puts it in front of a view's own module: no imports are needed.
 
 /** Element with attributes and children; names that SVG knows are created in its namespace. */
 function h(tag, attributes = {}, ...children) {
@@ -14,6 +14,15 @@ export function format(value, unit = "") {
   const size = Math.abs(value);
   const [scale, prefix] = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]].find((s) => size >= s[0]) ?? [1, ""];
   return [Number((value / scale).toPrecision(3)), [prefix, unit].filter(Boolean).join(" ")].join(" ").trim();
+}
+
+/** Round numbers from low to high, about `count` of them. */
+export function ticks(low, high, count = 4) {
+  const raw = (high - low || Math.abs(high) || 1) / count;
+  const unit = 10 ** Math.floor(Math.log10(raw));
+  const step = unit * [1, 2, 5, 10].find((m) => m * unit >= raw * 0.999);
+  const first = Math.ceil(low / step - 1e-9), last = Math.floor(high / step + 1e-9);
+  return Array.from({ length: last - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(12)));
 }
 
 /** What `packed` in page.py made of plain data. */

@@ -1,7 +1,8 @@
 """How a view reaches the page: as a widget, without a kernel, and as a still picture.
 
-A view is a class with traits (`_spec`: all that never changes; `frame`, …) and a `figure`. Where
-anywidget is installed it becomes an `anywidget.AnyWidget`, else a box of plain ipywidgets.
+A view is a class with traits (`_spec`: what never changes; `frame`, …) and a `figure`. Where
+anywidget is installed it becomes an `anywidget.AnyWidget`, else the still picture with plain
+ipywidgets beside it.
 """
 
 from __future__ import annotations
@@ -12,29 +13,26 @@ import json
 import re
 import zlib
 from collections import Counter
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 import traitlets as t
 from IPython.display import display
-from matplotlib.figure import Figure
 
 from nas_core.viz.geometry import DARK_PALETTE, PALETTE
-from nas_core.viz.static import to_png
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 try:
     import anywidget
-except ImportError:  # the plain twins of fallback.py take over
+except ImportError:
     anywidget = None  # type: ignore[assignment]
 
 _HERE = Path(__file__).parent
 _DARK_PAGE = ':is([data-jp-theme-light="false"], .vscode-dark, html[theme="dark"])'
-_ROW = ".jp-OutputArea-child"
-_ONE_OF_THE_TWO = (  # rows of a cell's output: the widget, and right below its twin
-    f"{_ROW}:has(.nas-view) + {_ROW}:has(.nas-twin),"
-    f"{_ROW}:not(:has(.nas-view)):has(+ {_ROW} .nas-started){{display:none}}"
-)
 _ids: Counter[str] = Counter()
 
 
@@ -66,7 +64,8 @@ class View(t.HasTraits):
     )
     frame = t.Int(0).tag(sync=True)
 
-    def figure(self) -> Figure:
+    def figure(self, note: str = "") -> Figure:
+        """What is shown now, as a matplotlib figure; `note` is a small line at the bottom."""
         raise NotImplementedError
 
     def _identity(self) -> dict[str, Any]:
@@ -79,9 +78,12 @@ class View(t.HasTraits):
         return {"model_id": name, "layout": ipywidgets.Layout(model_id=f"{name}-layout")}
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        from nas_core.viz.static import to_png
+
         bundle = super()._repr_mimebundle_(**kwargs)  # type: ignore[misc]
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-        png = base64.b64encode(to_png(self.figure(), small=True)).decode()
+        still = self.figure("still picture; open the notebook in JupyterLab for the live view")
+        png = base64.b64encode(to_png(still, small=True)).decode()
         return data | {"text/plain": repr(self), "image/png": png}, metadata
 
 
@@ -102,13 +104,46 @@ def live(core: Any, name: str, *traits: str) -> Any:
             display({"text/html": self.without_kernel()}, raw=True)
 
         def without_kernel(self) -> str:
-            """HTML that shows the view as it is now in a trusted notebook that has no kernel."""
+            """HTML that shows the view as it is now in a trusted notebook that has no kernel.
+
+            All but a short loader is a comment, which pages that remove scripts do not print.
+            """
             traits = {k: v for k, v in self.get_state().items() if k in state}
-            script = (_HERE / "twin.js").read_text("utf-8")
-            script = script.replace("PACKED", packed(page | {"traits": traits}))
-            return (
-                f'<div class="nas-twin"><style>{_ONE_OF_THE_TWO}</style>'
-                f"<script>{script}</script></div>"
-            )
+            twin = (_HERE / "twin.js").read_text("utf-8")
+            content = packed(page | {"traits": traits, "twin": twin})
+            return f'<div class="nas-twin"><!--{content}--><script>{_LOADER}</script></div>'
 
     return Live
+
+
+_LOADER = (
+    "(async(r)=>{const b=Uint8Array.from(atob(r.firstChild.data),(c)=>c.charCodeAt(0)),"
+    'z=new Blob([b]).stream().pipeThrough(new DecompressionStream("deflate")),'
+    'p=await new Response(z).json();Function("root","page",p.twin)(r,p)})'
+    "(document.currentScript.parentElement)"
+)
+
+
+def plain(core: Any) -> Any:
+    """A widget class of `core` where anywidget is missing: picture, slider and status.
+
+    It needs a running kernel; edges are switched from Python (`view.mask = …`).
+    """
+
+    class Plain(core, ipywidgets.VBox):
+        def __init__(self, *args: Any, **kwargs: Any):
+            from nas_core.viz.static import to_png
+
+            super().__init__(*args, **kwargs)
+            image, status = ipywidgets.Image(format="png"), ipywidgets.HTML()
+            slider = ipywidgets.IntSlider(min=0, max=self.last_frame, description="frame")
+            ipywidgets.link((self, "frame"), (slider, "value"))
+
+            def draw(_: Any = None) -> None:
+                image.value, status.value = to_png(self.figure()), escape(self.status())
+
+            self.children = [image, slider, status]
+            self.observe(draw, [n for n in ("mask", "frame") if self.has_trait(n)])
+            draw()
+
+    return Plain

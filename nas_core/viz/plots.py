@@ -52,19 +52,24 @@ def _axes(ax: Axes | None, size: tuple[float, float], **kwargs: Any) -> Axes:
     return plt.subplots(figsize=size, layout="constrained", subplot_kw=kwargs)[1]
 
 
+def _legend(ax: Axes, **options: Any) -> None:
+    """A legend without box whose texts are names: "$" in them starts no formula."""
+    for text in ax.legend(frameon=False, **options).get_texts():
+        text.set_parse_math(False)
+
+
 def _column(frame: pd.DataFrame, name: str) -> np.ndarray:
     if name not in frame:
         raise ValueError(f"no column {name!r}; there are {list(frame.columns)}")
     return frame[name].to_numpy(dtype=float)
 
 
-def non_dominated(cost: Any, value: Any) -> np.ndarray:
-    """bool `[N]`: the points that no other one dominates (no dearer, no worse, not equal)."""
-    c, v = np.asarray(cost, dtype=float), np.asarray(value, dtype=float)
-    no_worse = (c[None] <= c[:, None]) & (v[None] >= v[:, None])
-    better = (c[None] < c[:, None]) | (v[None] > v[:, None])
-    finite = np.isfinite(c) & np.isfinite(v)
-    return finite & ~(no_worse & better).any(1)
+def on_front(cost: Any, value: Any) -> np.ndarray:
+    """bool `[N]`: the points that `search.pareto_front` selects."""
+    from nas_core.search.pareto import pareto_front
+
+    points = pd.DataFrame({"cost": np.asarray(cost, float), "value": np.asarray(value, float)})
+    return points.index.isin(pareto_front(points, "cost", "value").index)
 
 
 def plot_pareto(
@@ -95,7 +100,7 @@ def plot_pareto(
     x, y = _column(frame, cost), _column(frame, value)
     bars = None if error is None else _column(frame, error)
     labels = frame[group].astype(str).to_numpy() if group else np.full(len(frame), "")
-    front = non_dominated(x, y)
+    front = on_front(x, y)
     order = np.flatnonzero(front)[np.argsort(x[front], kind="stable")]
     ax.step(x[order], y[order], where="post", color="#999999", lw=1.2, zorder=2)
     for i, name in enumerate(dict.fromkeys(labels)):
@@ -116,7 +121,7 @@ def plot_pareto(
         ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         ax.xaxis.set_minor_formatter(NullFormatter())
     if group:
-        ax.legend(frameon=False, fontsize=8)
+        _legend(ax, fontsize=8)
     return style(ax, xlabel=xlabel or cost, ylabel=ylabel or value, title=title)
 
 
@@ -167,7 +172,7 @@ def plot_history(
         if abs(ax.get_ylim()[1]) >= 1e4:
             ax.yaxis.set_major_formatter(EngFormatter(sep=" "))
     if group is not None:
-        axes[0, -1].legend(frameon=False, fontsize=7, title=group, title_fontsize=7)
+        _legend(axes[0, -1], fontsize=7, title=group, title_fontsize=7)
     if title:
         figure.suptitle(title, fontsize=11)
     return axes[0]
@@ -214,7 +219,7 @@ def plot_radar(
     ax.set_yticklabels([])
     ax.grid(color="#DDDDDD", linewidth=0.7)
     ax.spines["polar"].set_color("#BBBBBB")
-    ax.legend(loc="upper left", bbox_to_anchor=(1.3, 1.1), frameon=False, fontsize=8)
+    _legend(ax, loc="upper left", bbox_to_anchor=(1.3, 1.1), fontsize=8)
     if title:
         ax.set_title(title, fontsize=10, pad=16)
     return ax

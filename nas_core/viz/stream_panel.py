@@ -5,17 +5,18 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import ipywidgets
 import numpy as np
-import soundfile
 import traitlets as t
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from nas_core.viz.geometry import PALETTE
-from nas_core.viz.page import View, anywidget, live
-from nas_core.viz.plots import style
+from nas_core.viz.geometry import PALETTE, short
+from nas_core.viz.page import View, anywidget, live, plain
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class StreamPanelCore(View):
@@ -29,7 +30,8 @@ class StreamPanelCore(View):
         classes: `[C]` names.
         truth, found: pairs (word, ms), what was said and what was detected.
         player: with an audio player (adds the recording to the notebook).
-        view: an `ArchView` with one frame per step, which then moves with the panel.
+        view: an `ArchView` with one frame per step, which then moves with the panel. Its cost is
+            shown beside `macs`, which may also count a controller.
     """
 
     def __init__(
@@ -69,9 +71,15 @@ class StreamPanelCore(View):
             "found": [[word, float(ms) / 1000] for word, ms in found],
             "audio": _data_uri(sound, rate) if player else "",
             "view": None if view is None else view.model_id,
+            "network": None,  # what the linked view says that each step costs
         }
+        if view is not None and view.cost is not None:
+            costs, unit = view._spec["costs"], view._spec["unit"]
+            self._spec["network"] = [short(c, unit) for c in costs]
         super().__init__(**self._identity())
         self.frame = 0 if view is None else view.frame
+        if view is not None and not anywidget:  # pages of widgets are linked by the page itself
+            ipywidgets.link((self, "frame"), (view, "frame"))
 
     @t.validate("frame")
     def _within(self, proposal: Any) -> int:
@@ -82,11 +90,38 @@ class StreamPanelCore(View):
         steps, found = len(spec["times"]), len(spec["found"])
         return f"StreamPanel({spec['title']}: {steps} steps, {found} detections)"
 
-    def figure(self) -> Figure:
-        """What is shown now, as a matplotlib figure."""
+    @property
+    def last_frame(self) -> int:
+        return len(self._spec["times"]) - 1
+
+    def status(self) -> str:
+        """What the page says about the step that is shown."""
+        s, i = self._spec, self.frame
+        heard = int(np.argmax(s["posteriors"][i]))
+        facts = [
+            f"{s['times'][i]:.1f}–{s['times'][i] + 1:.1f} s",
+            f"{s['classes'][heard]} {s['posteriors'][i][heard]} %",
+            short(s["macs"][i], "macs"),
+        ]
+        if s["network"]:
+            facts.append(f"network in the graph {s['network'][i]}")
+        return " · ".join(facts)
+
+    def figure(self, note: str = "") -> Figure:
+        """What is shown now, as a matplotlib figure; `note` is a small line at the bottom."""
+        from nas_core.viz.static import plain_text
+
+        with plain_text():
+            return self._draw(note)
+
+    def _draw(self, note: str) -> Figure:
+        from matplotlib.figure import Figure
+
+        from nas_core.viz.plots import style
+
         s, rows = self._spec, len(self._spec["classes"])
         times, wide = np.array(s["times"]) + 0.5, s["seconds"] / len(s["times"])
-        figure = Figure(figsize=(7.6, 2.6 + 0.13 * rows), layout="constrained")
+        figure = Figure(figsize=(7.6, 2.8 + 0.13 * rows), layout="constrained")
         sound, heard, cost = figure.subplots(3, sharex=True, height_ratios=[3, 1 + 0.5 * rows, 2])
         words: dict[str, Any] = {
             "fontsize": 7, "ha": "center", "va": "bottom", "annotation_clip": False,
@@ -114,16 +149,12 @@ class StreamPanelCore(View):
         heard.set_yticks(range(rows), s["classes"], fontsize=7)
         cost.set_ylabel("macs", fontsize=8)
         cost.set_xlabel("seconds", fontsize=8)
+        figure.supxlabel(note, x=0.99, ha="right", fontsize=6.5, color="#757575")
         sound.set_title(s["title"], fontsize=10, pad=14)
         return figure
 
 
-if anywidget is not None:
-    _Base: Any = live(StreamPanelCore, "stream_panel")
-else:
-    from nas_core.viz.fallback import plain_panel
-
-    _Base = plain_panel(StreamPanelCore)
+_Base: Any = live(StreamPanelCore, "stream_panel") if anywidget else plain(StreamPanelCore)
 
 
 class StreamPanel(_Base):
@@ -132,6 +163,8 @@ class StreamPanel(_Base):
 
 def _data_uri(sound: np.ndarray, rate: int) -> str:
     """A 16-bit wav as data URI."""
+    import soundfile
+
     buffer = io.BytesIO()
     soundfile.write(buffer, sound, rate, format="WAV", subtype="PCM_16")
     return "data:audio/wav;base64," + base64.b64encode(buffer.getvalue()).decode()

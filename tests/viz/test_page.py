@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from nas_core.continual import Library, resnet
 from nas_core.costs import AdditiveCost
 from nas_core.supernet import ChoiceSampler, Graph
 from nas_core.viz import ArchView, ParetoPanel
@@ -119,6 +120,106 @@ def test_click_and_keys_toggle_and_dead_ends_grey_out(page):
     assert page.locator(".price").inner_text() == "4 k macs — ✓ within the budget of 6 k macs"
     edge(page, "1→2 conv").hover()
     assert "conv module · 3 k macs · 20 parameters" in page.locator(".detail").inner_text()
+
+
+def test_details_stay_on_the_selected_edge_and_move_nothing(page):
+    graph = residual_chain(2)
+    host(page, ArchView(graph, cost=macs(graph), budget=6e3))
+    detail, last = page.locator(".detail"), page.locator(".controls")
+    before = last.bounding_box()["y"]
+    edge(page, "0→1 conv").locator(".hit").click(force=True)
+    edge(page, "1→2 conv").locator(".hit").hover(force=True)
+    assert detail.inner_text().startswith("1→2 conv")
+    page.locator(".summary").hover()
+    assert detail.inner_text().startswith("0→1 conv") and "off" in detail.inner_text()
+    assert "selected" in edge(page, "0→1 conv").get_attribute("class")
+    page.locator(".node").first.hover()
+    assert detail.inner_text() == "node 0"
+    assert last.bounding_box()["y"] == before
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (900, 600)])
+def test_a_large_library_leaves_its_slider_in_sight(page, width, height):
+    page.set_viewport_size({"width": width, "height": height})
+    library = Library(resnet(2, 16))
+    for t in range(24):
+        library.grow((t // 2 * 2,) * (t % 2 * 3) + (t,) * (7 - t % 2 * 3), 5)
+    graph, masks = library.graph()
+    host(page, ArchView(graph, frames=masks, frame_label="task", title="library"))
+    box = page.locator("input[type=range]").bounding_box()
+    assert box["y"] + box["height"] < height + (0 if height == 800 else 80)
+    text = page.locator(".node text", has_text="t24").first
+    scale = text.evaluate("n => n.getScreenCTM().a")
+    assert scale * 10.5 > 8  # a label stays readable on a narrow page; the picture scrolls
+    screenshot(page, f"library_{width}")
+    page.get_by_label("whole graph").click()
+    tall = page.locator("svg.graph").bounding_box()["height"]
+    assert tall <= page.locator(".scroll").bounding_box()["height"] + 1
+    page.get_by_label("whole graph").click()
+    assert text.evaluate("n => n.getScreenCTM().a") == scale
+
+
+def test_labels_have_a_smallest_size_and_narrow_pages_scroll(page):
+    page.set_viewport_size({"width": 500, "height": 600})
+    host(page, ArchView(fabric(8, 6)))
+    assert page.locator(".node text").first.evaluate("n => n.getScreenCTM().a") * 10.5 > 8
+    assert page.locator(".scroll").evaluate("n => n.scrollWidth > n.clientWidth")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 500  # the page itself does not
+
+
+def test_small_shares_and_round_ticks(page):
+    host(page, ArchView(residual_chain()))
+    shares = page.evaluate("[0, 0.00378, 0.0096, 0.012, 0.5, 1].map(esm.percent)")
+    assert shares == ["0 %", "0.38 %", "0.96 %", "1 %", "50 %", "100 %"]
+    assert page.evaluate("esm.ticks(2.09, 7.82)") == [4, 6]
+    assert page.evaluate("esm.ticks(0.31, 0.46)") == [0.35, 0.4, 0.45]
+    assert page.evaluate("esm.ticks(0, 15, 8)") == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert len(page.evaluate("esm.ticks(3, 3)")) == 1
+
+
+def test_a_converged_sampler_says_why_there_is_no_other_sample(page):
+    graph = residual_chain(2)
+    host(page, ArchView(graph, probabilities=[1.0, 0.0, 1.0, 0.0]))
+    button = page.get_by_label("sample another")
+    assert button.is_disabled() and "every sample is the same" in button.get_attribute("title")
+    host(page, ArchView(graph, probabilities=[1.0, 0.5, 1.0, 0.0]))
+    assert page.get_by_label("sample another").last.is_enabled()
+
+
+def test_a_recorded_widget_says_so_in_one_quiet_line(page):
+    """The widget manager marks every view without a kernel with a red broken link."""
+    host(page, ArchView(residual_chain()))
+    page.evaluate(
+        """() => {
+          const style = document.createElement('style');  // the manager's own rule
+          style.textContent = '.jupyter-widgets-disconnected::before ' +
+            '{ content: "\\f127"; color: #d9534f; font: 21px FontAwesome }';
+          document.head.prepend(style);
+          document.querySelector('.nas-view').parentElement.className =
+            'jupyter-widgets-disconnected';
+        }"""
+    )
+    said, colour, size = page.locator(".jupyter-widgets-disconnected").evaluate(
+        """n => {
+          const style = getComputedStyle(n, '::before');
+          return [style.content, style.color, style.fontSize];
+        }"""
+    )
+    assert said == '"recorded view; run the cell to connect"' and size == "12px"
+    assert colour != "rgb(217, 83, 79)"
+
+
+def test_readers_who_want_less_motion_see_few_slow_steps(page):
+    page.emulate_media(reduced_motion="reduce")
+    graph = residual_chain()
+    host(page, ArchView(graph, frames=annealed(graph, 36), frame=0))
+    page.evaluate(
+        "window.frames = []; model.on('change:frame', () => frames.push(model.state.frame))"
+    )
+    page.get_by_label("play").click()
+    page.wait_for_function("frames.length === 2", timeout=20_000)
+    page.get_by_label("pause").click()
+    assert page.evaluate("frames") == [3, 6]
 
 
 @pytest.mark.parametrize(
@@ -276,10 +377,37 @@ def test_the_panel_of_a_stream_scrubs_by_slider_and_by_pointer(page):
     page.keyboard.press("End")
     assert page.evaluate("model.state.frame") == 19
     assert page.locator("output").inner_text().endswith("2.9 k macs")
+    seconds = page.locator(".time").all_text_contents()
+    assert seconds == ["0", "1", "2", "3", "4", "5"]
+    assert page.locator(".legend span").count() == 4  # what the colours mean
     assert page.locator(".cursor").evaluate("n => +n.getAttribute('x')") > 500
     box = page.locator("svg.stream").bounding_box()
     page.mouse.click(box["x"] + box["width"] * (92 + 660 * 0.5) / 760, box["y"] + 60)
     assert page.evaluate("model.state.frame") == 10  # the step whose middle is at 2.5 s
+
+
+def test_the_slider_of_a_panel_stands_below_its_cursor(page):
+    host(page, sound())
+    slider = page.get_by_label("step of the stream")
+    for key in ("Home", "End"):
+        slider.focus()
+        page.keyboard.press(key)
+        cursor, track = page.locator(".cursor").bounding_box(), slider.bounding_box()
+        thumb = track["x"] + 8 if key == "Home" else track["x"] + track["width"] - 8
+        assert abs(cursor["x"] + cursor["width"] / 2 - thumb) < 3
+
+
+def test_a_panel_shows_the_cost_of_the_linked_view_beside_its_own(page):
+    chain = keyword_chain()
+    view = ArchView(chain, frames=torch.ones(20, len(chain)).bool(), frame=0, cost=macs(chain))
+    host(page, sound(view))
+    whole = int(chain.macs.sum())
+    assert (
+        page.locator("output")
+        .inner_text()
+        .endswith(f"1 k macs · network in the graph {whole / 1000:g} k macs")
+    )
+    assert sound(view).status() == page.locator("output").inner_text()
 
 
 def test_the_twin_of_a_view_serves_while_the_widget_is_not_there(page):

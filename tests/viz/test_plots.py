@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from nas_core.viz import plot_history, plot_pareto, plot_radar, to_png
-from nas_core.viz.plots import non_dominated
+from nas_core.viz.plots import on_front
 
 
 @pytest.fixture(autouse=True)
@@ -19,20 +19,30 @@ def _close():
     plt.close("all")
 
 
-def test_non_dominated_against_the_definition():
+def test_front_against_the_definition():
+    """Of points that are equal in both numbers the first is on the front."""
     rng = np.random.default_rng(0)
     for _ in range(50):
         cost, value = rng.integers(0, 6, (2, 12)).astype(float)
         expected = [
             not any(
                 (cost[j] <= cost[i] and value[j] >= value[i])
-                and (cost[j] < cost[i] or value[j] > value[i])
+                and (cost[j] < cost[i] or value[j] > value[i] or j < i)
                 for j in range(12)
             )
             for i in range(12)
         ]
-        assert non_dominated(cost, value).tolist() == expected
-    assert non_dominated([1, 2], [np.nan, 3]).tolist() == [False, True]
+        assert on_front(cost, value).tolist() == expected
+    assert on_front([1, 2], [np.nan, 3]).tolist() == [False, True]
+
+
+def test_names_in_legends_are_no_formulas():
+    frame = pd.DataFrame({"cost": [1, 2], "accuracy": [0.5, 0.7], "method": ["$a", r"$\frac$"]})
+    ax = plot_pareto(frame, group="method")
+    to_png(ax.figure)
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["$a", r"$\frac$"]
+    scores = pd.DataFrame(np.eye(3), index=["$a$", "b", "c"], columns=["x", "y", "z"])
+    to_png(plot_radar(scores).figure)
 
 
 def test_pareto_draws_groups_front_and_budgets():
