@@ -147,7 +147,7 @@ def list_schedule(ops: _Operations, present: Sequence[bool], n: float) -> list[l
                     finished += successors[op]
         if not ready:
             return cycles
-        cycles.append([order[heappop(ready)] for _ in range(min(n, len(ready)))])
+        cycles.append([order[heappop(ready)] for _ in range(int(min(n, len(ready))))])
         finished = [successor for op in cycles[-1] for successor in successors[op]]
 
 

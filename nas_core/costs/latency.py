@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from nas_core.costs.additive import AdditiveCost
+from nas_core.files import write_atomic
 from nas_core.supernet import Graph, SuperNetwork
+from nas_core.supernet.modules import evaluating, example_input
 from nas_core.training import Timing, describe_device, time_call
 
 
@@ -47,7 +48,7 @@ class Latency:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         self.supernet, self.batch_size = supernet, batch_size
         self.repeats, self.warmup, self.fresh = repeats, warmup, fresh
-        self._known: dict[bytes, Timing] = {}
+        self._known: dict[tuple[str, bytes], Timing] = {}
 
     def __repr__(self) -> str:
         return f"Latency({self.supernet.graph.name}, batch of {self.batch_size})"
@@ -59,8 +60,9 @@ class Latency:
         return torch.tensor([timing.median for timing in timings], dtype=torch.float64)
 
     def timing(self, mask: Tensor) -> Timing:
-        """The measurement of one architecture, mask `[E]`."""
-        key = np.packbits(mask.cpu().numpy()).tobytes()
+        """The measurement of one architecture, mask `[E]`, where the network is now."""
+        where = str(example_input(self.supernet, ()).device)
+        key = where, np.packbits(mask.cpu().numpy()).tobytes()
         if key not in self._known:
             self._known[key] = self._measure(mask, self.repeats, self.warmup)
         return self._known[key]
@@ -69,41 +71,61 @@ class Latency:
         if not mask.any():
             return Timing(0.0, 0.0, 0.0, 0)
         net = self.supernet
-        device = next(net.parameters()).device
-        x = torch.randn(self.batch_size, *net.graph.shapes[net.graph.source], device=device)
-        with _evaluating(net):
-            return time_call(lambda: net(x, mask), device, repeats=repeats, warmup=warmup)
+        x = _input(net, net.graph.source, self.batch_size)
+        with evaluating(net), torch.inference_mode():
+            return time_call(lambda: net(x, mask), x.device, repeats=repeats, warmup=warmup)
 
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Milliseconds per edge on one device, for one batch size, of one space."""
+    """Milliseconds per edge of one space, under the conditions named here.
+
+    Raises:
+        ValueError: when an edge has a time that is negative, not finite or outside its interval.
+    """
 
     space: str
     fingerprint: str
-    device: str
+    device: str  # as `describe_device` calls it, with the number of threads
     batch_size: int
     edges: dict[str, Timing]
     factor: float = 1.0  # whole networks over sums of edges; `check_table` measures it
     error: dict[str, float] | None = None  # what is left of the difference after that
+    dtype: str = "float32"
+    torch_version: str = torch.__version__
 
-    def cost(self, graph: Graph) -> AdditiveCost:
+    def __post_init__(self) -> None:
+        for name, t in self.edges.items():
+            if not 0 <= t.low <= t.median <= t.high < math.inf:
+                raise ValueError(f"edge {name} of the latency table has impossible times: {t}")
+        if not 0 < self.factor < math.inf or self.batch_size < 1:
+            raise ValueError(
+                f"a latency table has a factor above 0 and a batch_size of at least 1, not "
+                f"{self.factor} and {self.batch_size}"
+            )
+
+    def cost(self, graph: Graph, device: torch.device | str | None = None) -> AdditiveCost:
         """The table as an additive cost in milliseconds.
 
+        Args:
+            graph: of the space that the table was made for.
+            device: refuse the table unless it was measured on this device with as many threads.
+                None takes the table of any device (a phone, say, that the search does not run on).
+
         Raises:
-            ValueError: when the table was made for another space.
+            ValueError: when the table was made for another space or device, or lacks an edge.
         """
-        if graph.fingerprint != self.fingerprint:
-            raise ValueError(
-                f"this latency table is of {self.space!r} ({self.fingerprint}), "
-                f"not of {graph.name!r} ({graph.fingerprint}); build one for it"
-            )
+        graph.require(self.fingerprint, self.space, "this latency table")
+        if device is not None:
+            _require_equal("device", self.device, describe_device(device))
+        if missing := [e.name for e in graph.edges if e.name not in self.edges]:
+            raise ValueError(f"the latency table has no time for edges {missing[:3]}")
         medians = [self.factor * self.edges[e.name].median for e in graph.edges]
         return AdditiveCost(medians, f"latency table ({self.device})", "ms")
 
     def save(self, path: str | Path) -> None:
-        """Write JSON that people can read; the folder must exist."""
-        Path(path).write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
+        """Write JSON that people can read."""
+        write_atomic(path, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> LatencyTable:
@@ -113,11 +135,11 @@ class LatencyTable:
             ValueError: when the file is no latency table.
         """
         try:
-            record = json.loads(Path(path).read_text())
+            record = json.loads(Path(path).read_text(encoding="utf-8"))
             edges = {name: Timing(**timing) for name, timing in record.pop("edges").items()}
             return cls(edges=edges, **record)
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is not a latency table: {error!r}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is not a latency table: {error}") from error
 
 
 def latency_table(
@@ -131,15 +153,21 @@ def latency_table(
     graph = supernet.graph
     if supernet.input_shape is None:
         raise ValueError(f"{graph.name} needs an input_shape to be measured")
-    device = next(supernet.parameters()).device
     edges = {}
     for e, info in enumerate(graph.edges):
-        x = torch.randn(batch_size, *graph.shapes[info.source], device=device)
+        x = _input(supernet, info.source, batch_size)
         op = supernet.node_op(graph.edge_targets[e])
-        step = _EdgeStep(supernet.edge_modules[e], op)
-        with _evaluating(step):
-            edges[info.name] = time_call(partial(step, x), device, repeats=repeats, warmup=warmup)
-    return LatencyTable(graph.name, graph.fingerprint, describe_device(device), batch_size, edges)
+        step = nn.Sequential(supernet.edge_modules[e], *([] if op is None else [op]))
+        with evaluating(step), torch.inference_mode():
+            edges[info.name] = time_call(partial(step, x), x.device, repeats=repeats, warmup=warmup)
+    return LatencyTable(
+        graph.name,
+        graph.fingerprint,
+        describe_device(x.device),
+        batch_size,
+        edges,
+        dtype=str(x.dtype).removeprefix("torch."),
+    )
 
 
 def check_table(table: LatencyTable, measured: Latency, masks: Tensor) -> LatencyTable:
@@ -150,7 +178,7 @@ def check_table(table: LatencyTable, measured: Latency, masks: Tensor) -> Latenc
     sum; the other half give the error.
 
     Args:
-        measured: on the same device, with the batch size of the table.
+        measured: under the conditions of the table (device, threads, batch size, dtype, torch).
         masks: pruned architectures `[B, E]`, at least four that differ.
 
     Returns:
@@ -160,15 +188,18 @@ def check_table(table: LatencyTable, measured: Latency, masks: Tensor) -> Latenc
     """
     from scipy.stats import spearmanr
 
-    if measured.batch_size != table.batch_size:
-        raise ValueError(
-            f"the table is of batches of {table.batch_size}, not of {measured.batch_size}"
-        )
+    x = example_input(measured.supernet, ())
+    _require_equal("batch_size", table.batch_size, measured.batch_size)
+    _require_equal("device", table.device, describe_device(x.device))
+    _require_equal("dtype", table.dtype, str(x.dtype).removeprefix("torch."))
+    _require_equal("torch_version", table.torch_version, torch.__version__)
     masks = masks[masks.any(1)].unique(dim=0)
     if len(masks) < 4:
         raise ValueError(f"{len(masks)} different architectures are too few; give at least 4")
     sums = replace(table, factor=1.0).cost(measured.supernet.graph)(masks).numpy()
     truth = measured(masks).numpy()
+    if not (sums > 0).all() or not (truth > 0).all():
+        raise ValueError("some networks take 0 ms: the clock is too coarse; raise batch_size")
     factor = float(np.median(truth[::2] / sums[::2]))
     relative = np.abs(factor * sums[1::2] - truth[1::2]) / truth[1::2]
     error = {
@@ -180,24 +211,16 @@ def check_table(table: LatencyTable, measured: Latency, masks: Tensor) -> Latenc
     return replace(table, factor=factor, error=error)
 
 
-class _EdgeStep(nn.Module):
-    def __init__(self, module: nn.Module, op: nn.Module | None):
-        super().__init__()
-        self.module, self.op = module, op
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.module(x)
-        return out if self.op is None else self.op(out)
+def _input(supernet: SuperNetwork, node: str, rows: int) -> Tensor:
+    """Normal noise as it arrives at a node, `[rows, …]`; leaves the global generator alone."""
+    like = example_input(supernet, supernet.graph.shapes[node], rows)
+    noise = torch.randn(like.shape, generator=torch.Generator().manual_seed(0), device="cpu")
+    return noise.to(like)
 
 
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """No gradients, all of `module` in evaluation mode; the modes come back after."""
-    modes = {m: m.training for m in module.modules()}
-    module.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for m, mode in modes.items():
-            m.training = mode
+def _require_equal(what: str, of_table: object, here: object) -> None:
+    if of_table != here:
+        raise ValueError(
+            f"the latency table was measured with {what} {of_table!r}, not {here!r}; measure one "
+            "under these conditions"
+        )

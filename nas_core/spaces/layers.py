@@ -19,7 +19,7 @@ class SumReLU(nn.ReLU):
     unit_ops = 1
 
 
-def initialize(net: nn.Module, *kinds: type[nn.Module]) -> None:
+def initialize(net: nn.Module, *kinds: type[nn.Conv2d | nn.Linear]) -> None:
     """He's initialisation of all layers of these kinds, biases zero."""
     for module in net.modules():
         if isinstance(module, kinds):

@@ -174,8 +174,15 @@ class Graph:
 
     def with_edges(self, edges: Sequence[EdgeInfo], shapes: Mapping[str, tuple[int, ...]]) -> Graph:
         """The same graph with more known about its edges and nodes."""
-        known = {"name": self.name, "positions": self._positions, "node_ops": self.node_ops}
-        return Graph(edges, self.source, self.sink, shapes=shapes, **known)
+        return Graph(
+            edges,
+            self.source,
+            self.sink,
+            name=self.name,
+            positions=self._positions,
+            shapes=shapes,
+            node_ops=self.node_ops,
+        )
 
     def to_networkx(self, mask: Tensor | None = None) -> nx.MultiDiGraph:
         """The graph, or the part of it that `mask` `[E]` keeps, as a networkx multigraph."""

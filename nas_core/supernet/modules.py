@@ -62,7 +62,7 @@ def count_macs(
 
 
 def describe(module: nn.Module) -> str:
-    """One line for people, e.g. `Conv2d(3, 16, 3×3, stride 2) · BatchNorm2d`."""
+    """One line for people and fingerprints, e.g. `Conv2d(3, 16, 3×3, stride 2) · BatchNorm2d`."""
     parts = []
     for m in module.modules():
         if isinstance(m, nn.modules.conv._ConvNd):
@@ -75,7 +75,8 @@ def describe(module: nn.Module) -> str:
             parts.append(f"Linear({m.in_features}, {m.out_features})")
         elif not any(True for _ in m.children()):
             parts.append(type(m).__name__)
-    return " · ".join(parts)
+    plain = type(module) is nn.Sequential or not any(True for _ in module.children())
+    return ("" if plain else f"{type(module).__name__}: ") + " · ".join(parts)
 
 
 def example_input(module: nn.Module, shape: tuple[int, ...], rows: int = 1) -> Tensor:
@@ -120,7 +121,7 @@ def call(module: Callable[[Tensor], Any], x: Tensor, what: str) -> Tensor:
         version = x._version  # PyTorch counts the changes in place
     except RuntimeError:  # but not of tensors made in inference mode
         version = None
-    if rows == 1 and getattr(module, "training", False):
+    if rows == 1 and isinstance(module, nn.Module) and module.training:
         norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training]
         for m in norms:
             m.training = False

@@ -141,16 +141,17 @@ class SuperNetwork(nn.Module):
 
     def _selected(self, mask: Tensor | None, weights: Tensor | None, batch: int) -> Tensor:
         """The pruned masks, bool `[1, E]` or `[B, E]`."""
-        if mask is None and weights is None:
-            return torch.ones(1, self.num_edges, dtype=torch.bool, device="cpu")
+        if mask is None:
+            mask = torch.ones(self.num_edges, dtype=torch.bool, device="cpu")
+            if weights is None:
+                return mask.unsqueeze(0)
         if weights is not None:
             if weights.shape != (self.num_edges,):
                 raise ValueError(
                     f"weights of shape {list(weights.shape)} do not fit {self.graph.name}: "
                     f"expected [{self.num_edges}]"
                 )
-            used = weights.detach() != 0
-            mask = used if mask is None else mask & used.to(mask.device)
+            mask = mask & (weights.detach() != 0).to(mask.device)
         return self.graph.reachable(self.graph.check_mask(mask, batch))
 
     def _dead_output(self, x: Tensor) -> Tensor:

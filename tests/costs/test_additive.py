@@ -80,3 +80,14 @@ def test_no_function_shadows_its_module():
 
     for name in ("additive", "distributed", "latency"):
         assert isinstance(getattr(costs, name), types.ModuleType)
+
+
+def test_costs_of_either_sign_add_up():
+    """A saving, a free space and mixed signs are costs like others; only their users divide."""
+    net = small_net()
+    masks = random_masks(net)
+    counts = masks.double().sum(1)
+    assert torch.equal(costs.price(costs.per_edge(net, [-1.0] * 7), masks), -counts)
+    assert costs.price(costs.per_edge(net, [0.0] * 7), masks).abs().sum() == 0
+    mixed = costs.per_edge(net, [1.0, -1.0, 0, 0, 0, 0, 0])
+    assert torch.equal(costs.price(mixed, masks), masks[:, 0].double() - masks[:, 1].double())

@@ -4,6 +4,7 @@ import math
 from itertools import pairwise
 
 import networkx as nx
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -272,3 +273,7 @@ def test_an_empty_architecture_takes_no_cycles():
 def test_n_must_be_a_number_of_units(n):
     with pytest.raises(ValueError, match="parallel units"):
         Distributed(conv_fabric(1, 2, 2, 10), n)
+
+
+def test_n_may_be_a_numpy_integer():
+    assert Distributed(conv_fabric(1, 2, 2, 10), np.int64(2)).name == "distributed (n=2)"

@@ -1,6 +1,7 @@
 """Measured latency: what is measured, how often, and the table made from it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from nas_core.costs.latency import (
 )
 from nas_core.spaces import conv_fabric
 from nas_core.supernet import SuperNetwork
-from nas_core.training import time_call
+from nas_core.training import describe_device, time_call
 
 
 class FakeClock:
@@ -155,13 +156,13 @@ def test_the_reported_error_is_that_of_the_sum():
     masks = masks.unique(dim=0)  # c, b, a, a + b, all
     truth = Latency(net)
     for mask, value in zip(masks, (8.0, 4.0, 2.0, 6.0, 14.0), strict=True):
-        truth._known[_key(mask)] = Timing(value, value, value, 1)
+        truth._known["cpu", _key(mask)] = Timing(value, value, value, 1)
 
     def table(*prices):
         names = [e.name for e in net.graph.edges]
         timings = [Timing(p, p, p, 1) for p in prices]
         edges = dict(zip(names, timings, strict=True))
-        return LatencyTable(net.graph.name, net.graph.fingerprint, "none", 1, edges)
+        return LatencyTable(net.graph.name, net.graph.fingerprint, describe_device("cpu"), 1, edges)
 
     good = check_table(table(0.5, 0.5, 1, 1, 2, 2), truth, masks)
     exact = {"networks": 5, "median_relative": 0, "worst_relative": 0, "rank_correlation": 1}
@@ -184,9 +185,9 @@ def test_bad_tables_are_refused(tmp_path):
     net, masks = two_paths()
     table = latency_table(net, repeats=1, warmup=0)
     other = conv_fabric(1, 2, 2, 10)
-    with pytest.raises(ValueError, match="build one for it"):
+    with pytest.raises(ValueError, match="this latency table belongs to the space 'supernet'"):
         table.cost(other.graph)
-    with pytest.raises(ValueError, match="batches of 1, not of 2"):
+    with pytest.raises(ValueError, match="with batch_size 1, not 2"):
         check_table(table, Latency(net, batch_size=2), masks)
     with pytest.raises(ValueError, match="give at least 4"):
         check_table(table, Latency(net), masks)
@@ -200,3 +201,74 @@ def test_bad_tables_are_refused(tmp_path):
             build(bare)
     with pytest.raises(ValueError, match="batch_size is 0"):
         Latency(net, batch_size=0)
+
+
+def test_a_network_without_parameters_or_of_doubles_is_measured():
+    pool = SuperNetwork([("x", "y", nn.AvgPool1d(2))], "x", "y", input_shape=(3, 4))
+    doubles = SuperNetwork([("x", "y", nn.Linear(4, 2))], "x", "y", input_shape=(4,)).double()
+    for net in (pool, doubles):
+        before = torch.get_rng_state()
+        assert Latency(net, repeats=1, warmup=0)(torch.ones(1, 1, dtype=torch.bool)).item() > 0
+        assert latency_table(net, repeats=1, warmup=0).edges["x→y"].repeats == 1
+        assert torch.equal(before, torch.get_rng_state())  # training draws the same with it
+    assert latency_table(doubles, repeats=1, warmup=0).dtype == "float64"
+
+
+def test_an_edge_is_measured_with_the_op_of_the_node_it_leads_to():
+    edges = [("x", "h", nn.Linear(4, 4)), ("h", "y", nn.Linear(4, 4))]
+    op = Busy()
+    net = SuperNetwork(edges, "x", "y", node_ops={"h": op}, input_shape=(4,))
+    op.calls.clear()
+    latency_table(net, batch_size=2, repeats=3, warmup=1)
+    assert op.calls == [(2, False, True)] * 4  # only for the edge into h
+
+
+def test_a_table_knows_the_conditions_it_was_measured_under(tmp_path):
+    net, _ = two_paths()
+    table = latency_table(net, repeats=1, warmup=0)
+    assert table.cost(net.graph, "cpu").unit == "ms"
+    phone = replace(table, device="phone")
+    assert phone.cost(net.graph).name == "latency table (phone)"
+    with pytest.raises(ValueError, match="with device 'phone', not 'cpu: "):
+        phone.cost(net.graph, "cpu")
+    for change in ({"device": "phone"}, {"dtype": "float16"}, {"torch_version": "0.1"}):
+        key, value = next(iter(change.items()))
+        with pytest.raises(ValueError, match=f"with {key} '{value}', not "):
+            check_table(replace(table, **change), Latency(net), torch.ones(1, 4).bool())
+    other = SuperNetwork(
+        [(a, b, nn.Linear(4, 4)) for a, b in ("xa", "xb", "ay", "by")], "x", "y", input_shape=(4,)
+    )
+    with pytest.raises(ValueError, match="belongs to the space"):
+        table.cost(other.graph)
+
+
+@pytest.mark.parametrize(
+    ("timing", "words"),
+    [
+        (Timing(-1.0, -2.0, 0.0, 3), "impossible times"),
+        (Timing(float("nan"), 0.0, 1.0, 3), "impossible times"),
+        (Timing(2.0, 0.0, 1.0, 3), "impossible times"),
+    ],
+)
+def test_impossible_times_are_refused(timing, words, tmp_path):
+    net, _ = two_paths()
+    table = latency_table(net, repeats=1, warmup=0)
+    with pytest.raises(ValueError, match=words):
+        replace(table, edges={**table.edges, "x→a": timing})
+    with pytest.raises(ValueError, match="factor above 0"):
+        replace(table, factor=-1.0)
+    missing = replace(table, edges={"x→a": table.edges["x→a"]})
+    with pytest.raises(ValueError, match=r"no time for edges \['x→b', 'a→y', 'b→y'\]"):
+        missing.cost(net.graph)
+    table.save(tmp_path / "t.json")
+    text = (tmp_path / "t.json").read_text().replace('"repeats": 1', '"repeats": 1, "more": 0')
+    (tmp_path / "t.json").write_text(text)
+    with pytest.raises(ValueError, match="not a latency table"):
+        LatencyTable.load(tmp_path / "t.json")
+
+
+def test_measurements_of_another_device_are_not_reused():
+    net, masks = two_paths()
+    cost = Latency(net, repeats=1, warmup=0)
+    cost(masks[:1])
+    assert [where for where, _ in cost._known] == ["cpu"]

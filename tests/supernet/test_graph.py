@@ -5,8 +5,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from nas_core.supernet import EdgeInfo, Graph
+from nas_core.supernet import EdgeInfo, Graph, SuperNetwork
 from tests.supernet.graphs import DIAMOND, dags, graph_of
 
 
@@ -114,3 +115,44 @@ def test_fingerprint_follows_the_structure():
 def test_unknown_edge_is_named():
     with pytest.raises(ValueError, match="'nope'"):
         graph_of(DIAMOND).index("nope")
+
+
+def test_fingerprint_follows_modules_and_shapes():
+    """It keys checkpoints, tables and architectures: a space of other sizes is another space."""
+
+    def net(layer=lambda: nn.Linear(3, 3), shape=(3,), op=None):
+        return SuperNetwork([("x", "y", layer())], "x", "y", input_shape=shape, node_ops=op).graph
+
+    def residual():
+        class Residual(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = nn.Linear(3, 3)
+
+            def forward(self, x):
+                return x + self.layer(x)
+
+        return Residual()
+
+    plain = net()
+    others = [
+        net(lambda: nn.Linear(3, 4)),
+        net(lambda: nn.Linear(3, 3, bias=False)),
+        net(lambda: nn.Sequential(nn.Linear(3, 3), nn.ReLU())),
+        net(residual),
+        net(shape=(2, 3)),
+        net(shape=None),
+        net(op={"y": nn.ReLU()}),
+        net(op={"y": nn.Tanh()}),
+    ]
+    assert len({plain.fingerprint, *(g.fingerprint for g in others)}) == 9
+    assert net().fingerprint == plain.fingerprint
+    for graph in (plain, others[-1]):
+        assert Graph.from_dict(graph.to_dict()).fingerprint == graph.fingerprint
+    with pytest.raises(ValueError, match=f"sampler.*{plain.fingerprint}.*{others[0].fingerprint}"):
+        others[0].require(plain.fingerprint, plain.name, "this sampler")
+
+
+def test_ops_and_shapes_of_unknown_nodes_are_refused():
+    with pytest.raises(ValueError, match=r"unknown nodes \['q'\]"):
+        Graph([EdgeInfo("e", "s", "t")], "s", "t", node_ops={"q": "ReLU"})
