@@ -14,7 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from nas_core.workbook.cli.run import literal
+from nas_core.workbook.cli import literal
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

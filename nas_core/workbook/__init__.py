@@ -11,24 +11,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nas_core.workbook import checks
     from nas_core.workbook.book import Book, BookError, Chapter
-    from nas_core.workbook.book_map import draw_book
     from nas_core.workbook.config import ChapterConfig, chapter
     from nas_core.workbook.expectations import ExpectationError, bands, expect, separates
     from nas_core.workbook.results import record_result, replay
 
 _HOME = {
-    "Book": "book",
-    "BookError": "book",
-    "Chapter": "book",
-    "ChapterConfig": "config",
-    "ExpectationError": "expectations",
-    "bands": "expectations",
-    "chapter": "config",
-    "draw_book": "book_map",
-    "expect": "expectations",
-    "record_result": "results",
-    "replay": "results",
-    "separates": "expectations",
+    "book": ("Book", "BookError", "Chapter"),
+    "config": ("ChapterConfig", "chapter"),
+    "expectations": ("ExpectationError", "bands", "expect", "separates"),
+    "results": ("record_result", "replay"),
 }
 __all__ = [
     "Book",
@@ -39,7 +30,6 @@ __all__ = [
     "bands",
     "chapter",
     "checks",
-    "draw_book",
     "expect",
     "record_result",
     "replay",
@@ -50,6 +40,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "checks":
         return importlib.import_module(f"{__name__}.checks")
-    if name in _HOME:
-        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__} has no attribute {name!r}")

@@ -11,7 +11,6 @@ import yaml
 
 PROFILES = ("smoke", "study", "paper")
 _META = Path("notebooks", "meta.yaml")
-_MINUTES = ("read", *PROFILES)
 
 
 class BookError(ValueError):
@@ -47,11 +46,11 @@ class Chapter:
     part: str  # id of a part
     question: str
     status: str = "planned"  # "ready" or "planned"
-    needs: tuple[str, ...] = ()  # chapters to read before
+    needs: list[str] = field(default_factory=list)  # chapters to read before
     minutes: dict[str, float | str] = field(default_factory=dict)  # or text: "8 on one H200"
-    limits: dict[str, float] = field(default_factory=dict)  # seconds per profile, else the default
-    profiles: dict[str, dict[str, Any]] = field(default_factory=dict)
-    ignored_cells: tuple[dict[str, str], ...] = ()  # what nbval must not compare, and why
+    limits: dict[str, float] = field(default_factory=dict)  # processor seconds per profile
+    profiles: dict[str, dict[str, Any]] = field(default_factory=lambda: {"smoke": {}})
+    ignored_cells: list[dict[str, str]] = field(default_factory=list)  # not compared, and why
 
     @property
     def number(self) -> int:
@@ -73,7 +72,7 @@ class Chapter:
             raise BookError(
                 f"chapter {self.name} has no profile {name!r}, only {', '.join(self.profiles)}"
             )
-        return {**self.profiles.get("smoke", {}), **self.profiles[name]}
+        return {**(self.profiles.get("smoke") or {}), **(self.profiles[name] or {})}
 
 
 @dataclass(frozen=True)
@@ -92,29 +91,51 @@ class Book:
         source = folder / _META
         try:
             meta = yaml.safe_load(source.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError) as error:
             raise BookError(f"cannot read {source}: {error}") from error
-        parts = {p["id"]: p["title"] for p in meta["parts"]}
-        entries = meta["chapters"] or {}
-        chapters = {n: _chapter(n, entry or {}, folder, parts) for n, entry in entries.items()}
-        for chapter in chapters.values():
-            if missing := set(chapter.needs) - set(chapters):
-                raise BookError(f"{chapter.name} needs {sorted(missing)}, which are no chapters")
+        if not isinstance(meta, dict) or not {"title", "parts", "chapters"} <= set(meta):
+            raise BookError(f"{source} needs a title, parts and chapters")
+        entry: Any = "parts"
+        try:
+            parts = {p["id"]: p["title"] for p in meta["parts"]}
+            chapters = {}
+            for entry, values in meta["chapters"].items():
+                chapters[entry] = chapter = Chapter(name=entry, root=folder, **values)
+                assert chapter.number >= 0 and chapter.part in parts, "number or part is wrong"
+        except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise BookError(f"{source}: entry {entry!r} is not as it must be: {error}") from error
         return cls(folder, meta["title"], parts, chapters)
 
     @property
     def ready(self) -> list[Chapter]:
         return [c for c in self.chapters.values() if c.status == "ready"]
 
+    def map(self) -> Any:
+        """Parts as rows, ready chapters as links; to end a cell with."""
+        from IPython.display import HTML
+
+        rows = []
+        for part, title in self.parts.items():
+            boxes = []
+            for chapter in [c for c in self.chapters.values() if c.part == part]:
+                words = f"{chapter.number} · {chapter.title}"
+                if chapter.status == "ready":
+                    words = f'<a href="{chapter.path.name}">{words}</a>'
+                after = ", ".join(str(self.chapters[n].number) for n in chapter.needs)
+                boxes.append(f"{words}<br><small>{f'after {after}' if after else ''}</small>")
+            cells = "".join(f'<td style="text-align: left">{box}</td>' for box in boxes)
+            rows.append(f'<tr><th style="text-align: left">{title}</th>{cells}</tr>')
+        return HTML(f"<table>{''.join(rows)}</table>")
+
     def find(self, which: str | int) -> Chapter:
-        """The chapter of this number (3, "03"), name or beginning of a name."""
+        """The chapter of this number (3, "03"), name or part of a name."""
         text = str(which).removesuffix(".ipynb")
         if text in self.chapters:
             return self.chapters[text]
         if text.isdigit():
             found = [c for c in self.chapters.values() if c.number == int(text)]
         else:
-            found = [c for n, c in self.chapters.items() if n.startswith(text) or text in n]
+            found = [c for n, c in self.chapters.items() if text in n]
         if len(found) == 1:
             return found[0]
         what = "ambiguous" if found else "unknown"
@@ -122,35 +143,17 @@ class Book:
         raise BookError(f"chapter {text!r} is {what}; choose one of {', '.join(allowed)}")
 
 
-def _chapter(name: str, entry: dict[str, Any], root: Path, parts: dict[str, str]) -> Chapter:
-    known = set(Chapter.__dataclass_fields__) - {"name", "root"}
-    if unknown := set(entry) - known:
-        raise BookError(
-            f"{name}: unknown keys {sorted(unknown)} in meta.yaml; known are {sorted(known)}"
-        )
-    if missing := {"title", "part", "question"} - set(entry):
-        raise BookError(f"{name}: meta.yaml lacks {sorted(missing)}")
-    if not name[:2].isdigit() or name[2:3] != "_":
-        raise BookError(f"chapter {name!r} must be named like 03_budgeted_super_networks")
-    if entry["part"] not in parts:
-        raise BookError(f"{name}: part {entry['part']!r} is none of {', '.join(parts)}")
-    if entry.get("status", "planned") not in ("ready", "planned"):
-        raise BookError(f"{name}: status {entry['status']!r} is neither 'ready' nor 'planned'")
-    for key, allowed in (("profiles", PROFILES), ("limits", PROFILES), ("minutes", _MINUTES)):
-        if wrong := set(entry.get(key) or {}) - set(allowed):
-            raise BookError(f"{name}: {key} may have {', '.join(allowed)}, not {sorted(wrong)}")
-    smoke = set((entry.get("profiles") or {}).get("smoke") or {})
-    profiles = {p: dict(v or {}) for p, v in (entry.get("profiles") or {"smoke": {}}).items()}
-    for profile, values in profiles.items():
-        if extra := set(values) - smoke:
-            raise BookError(f"{name}: {profile} sets {sorted(extra)}, which smoke does not have")
-    for cell in entry.get("ignored_cells") or ():
-        if set(cell) != {"cell", "reason"}:
-            raise BookError(f"{name}: every ignored cell needs `cell` and `reason`, got {cell}")
-    values = {k: v for k, v in entry.items() if v is not None}
-    values |= {
-        "profiles": profiles,
-        "needs": tuple(entry.get("needs") or ()),
-        "ignored_cells": tuple(entry.get("ignored_cells") or ()),
-    }
-    return Chapter(name=name, root=root, **values)
+def same_kind(value: Any, setting: Any) -> bool:
+    """Whether `value` may replace `setting`.
+
+    Whole numbers pass for real ones, tuples for lists; a setting of None takes anything.
+    """
+    if setting is None:
+        return True
+    if isinstance(setting, bool) or isinstance(value, bool):
+        return type(value) is type(setting)
+    if isinstance(setting, float):
+        return isinstance(value, int | float)
+    if isinstance(setting, list | tuple):
+        return isinstance(value, list | tuple)
+    return isinstance(value, type(setting))

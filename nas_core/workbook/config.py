@@ -6,20 +6,16 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 
-from nas_core.training import (
-    describe_device,
-    one_thread,
-    pick_device,
-    seed_everything,
-    versions,
-)
-from nas_core.workbook import results
-from nas_core.workbook.book import Book, Chapter
+from nas_core.training import describe_device, one_thread, pick_device, seed_everything, versions
+from nas_core.workbook import environment, results
+from nas_core.workbook.book import Book, Chapter, same_kind
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class ChapterConfig(Mapping[str, Any]):
@@ -72,9 +68,14 @@ class ChapterConfig(Mapping[str, Any]):
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def environment(self) -> str:
-        """One line: device and versions. Differs between machines: tag its cell to be ignored."""
-        found = versions()
-        return " · ".join([describe_device(self.device), *(f"{k} {v}" for k, v in found.items())])
+        """One line: device and versions. Differs between machines: tag its cell to be ignored.
+
+        Says so where a smoke run may differ from the book because the kernel was started otherwise.
+        """
+        found = [describe_device(self.device), *(f"{k} {v}" for k, v in versions().items())]
+        if self.profile == "smoke" and not environment.comparable():
+            found.append("digits may differ from the book's: start with `nas-workbook lab`")
+        return " · ".join(found)
 
     def results(self) -> pd.DataFrame:
         """Recorded larger runs of this chapter, see `replay`."""
@@ -118,6 +119,9 @@ def chapter(
     cell may say `EPOCHS = None`. Raises `ValueError` for an unknown chapter, profile or setting
     and `TypeError` where an override has another type than the setting it replaces.
     """
+    import matplotlib
+    import pandas as pd
+
     found = Book.load().find(name)
     settings = found.profile(profile)
     given = {k: v for k, v in overrides.items() if v is not None}
@@ -127,38 +131,18 @@ def chapter(
             f"it has {', '.join(settings) or 'none'}"
         )
     for key, value in given.items():
-        if not _same_kind(value, settings[key]):
+        if not same_kind(value, settings[key]):
             raise TypeError(
                 f"{key}={value!r} is a {type(value).__name__}; the {profile} profile has "
                 f"{settings[key]!r}, a {type(settings[key]).__name__}"
             )
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ValueError(f"seed is {seed!r}; it must be a whole number from 0 to 2**32 - 1")
-    _plain_output()
+    # What makes two executions of a notebook write the same text and pictures.
+    matplotlib.rcParams.update({"svg.hashsalt": "nas-workbook", "figure.dpi": 80})
+    matplotlib.rcParams["savefig.dpi"] = 80
+    pd.set_option("display.width", 100)
+    pd.set_option("display.precision", 3)
     one_thread()
     seed_everything(seed)
     return ChapterConfig(found, profile, seed, pick_device(device), **{**settings, **given})
-
-
-def _same_kind(value: Any, setting: Any) -> bool:
-    """Whole numbers pass for real ones, tuples for lists; settings of None take anything."""
-    if setting is None:
-        return True
-    if isinstance(setting, bool) or isinstance(value, bool):
-        return isinstance(setting, bool) and isinstance(value, bool)
-    if isinstance(setting, float):
-        return isinstance(value, int | float)
-    if isinstance(setting, list):
-        return isinstance(value, list | tuple)
-    return isinstance(value, type(setting))
-
-
-def _plain_output() -> None:
-    """What makes two executions of a notebook write the same text."""
-    import matplotlib
-
-    matplotlib.rcParams.update(
-        {"svg.hashsalt": "nas-workbook", "figure.dpi": 80, "savefig.dpi": 80}
-    )
-    pd.set_option("display.width", 100)
-    pd.set_option("display.precision", 3)

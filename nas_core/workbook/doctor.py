@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+from nas_core.workbook import notebooks
 from nas_core.workbook.book import Book, BookError
 
-Item = tuple[str, Callable[[], str]]  # name; returns what was found or raises Trouble
 _FREE_GIGABYTES = 2.0
+# torchaudio compares versions when it is imported: 2.11 refuses torch 2.15 and later.
+TORCHAUDIO, TORCH = (2, 11), ((2, 11), (2, 14))
+PAIRS = (
+    "torchaudio 2.11 works with torch 2.11, 2.12, 2.13 and 2.14: "
+    'pip install "torch>=2.11,<2.15" "torchaudio>=2.11,<2.12"'
+)
 
 
 class Trouble(Exception):
@@ -21,9 +27,22 @@ class Trouble(Exception):
 
 
 def examine(book: Book | None = None) -> list[tuple[str, bool, str]]:
-    """(item, is it well, what was found or what to do), in order."""
+    """(item, whether it works, what was found or what to do), in order."""
+    items = {
+        "Python": _python,
+        "torch": _torch,
+        "torchvision": _torchvision,
+        "torchaudio": _torchaudio,
+        "device": _device,
+        "kernel": _kernel,
+        "widgets": _widgets,
+        "book": lambda: _book(book),
+        "notebook trust": lambda: _trust(book or Book.load()),
+        "data root": _data_root,
+        "free disk": lambda: _disk(book),
+    }
     rows = []
-    for name, check in _items(book):
+    for name, check in items.items():
         try:
             rows.append((name, True, check()))
         except Trouble as trouble:
@@ -41,31 +60,45 @@ def report(rows: list[tuple[str, bool, str]]) -> str:
     )
 
 
-def trust_chapters(book: Book) -> int:
-    """Mark the ready chapters as trusted for this user, as `jupyter trust` does; how many."""
-    import nbformat
+def trust_chapters(book: Book) -> list[str]:
+    """Sign the ready chapters that are as committed, for this user; lines that say what was done.
+
+    Jupyter then renders their saved outputs, scripts included. A chapter that differs from the
+    committed one is not signed: who has changed it, and how, is for its reader to judge.
+    """
     from nbformat.sign import NotebookNotary
 
-    notary = NotebookNotary()
+    notary, lines, signed = NotebookNotary(), [], 0
     for chapter in book.ready:
-        notary.sign(nbformat.read(str(chapter.path), as_version=4))
-    return len(book.ready)
+        nb, committed = notebooks.read(chapter.path), _committed(book, chapter.path)
+        if committed is None:
+            lines.append(f"warning: {chapter.path.name} cannot be compared: the book is not in git")
+        elif committed != nb:
+            pairs = zip(nb.cells, [*committed.cells, *[None] * len(nb.cells)], strict=False)
+            cells = [str(i) for i, (a, b) in enumerate(pairs, 1) if a != b]
+            where = f"cells {', '.join(cells)}" if cells else "its metadata"
+            lines.append(
+                f"NOT trusted: {chapter.path.name} differs from the committed one in {where}; if "
+                f"the change is yours, `jupyter trust {chapter.path.name}` in notebooks/ signs it"
+            )
+            continue
+        notary.sign(nb)
+        signed += 1
+    return [*lines, f"trusted {signed} of {len(book.ready)} chapters: their outputs may show"]
 
 
-def _items(book: Book | None) -> list[Item]:
-    return [
-        ("Python", _python),
-        ("torch", _torch),
-        ("torchvision", _torchvision),
-        ("torchaudio", _torchaudio),
-        ("device", _device),
-        ("kernel", _kernel),
-        ("widgets", _widgets),
-        ("book", lambda: _book(book)),
-        ("notebook trust", lambda: _trust(book or Book.load())),
-        ("data root", _data_root),
-        ("free disk", lambda: _disk(book)),
-    ]
+def _committed(book: Book, path: Path) -> notebooks.NotebookNode | None:
+    """The notebook in git's last commit, or None where there is none to compare with."""
+    name = path.relative_to(book.root).as_posix()
+    try:
+        shown = subprocess.run(
+            ["git", "-C", str(book.root), "show", f"HEAD:./{name}"], capture_output=True
+        )
+    except OSError:  # git is not installed
+        return None
+    if shown.returncode:
+        return None
+    return notebooks.parse(shown.stdout.decode("utf-8"))
 
 
 def _minor(version: str) -> tuple[int, int]:
@@ -106,22 +139,19 @@ def _torchvision() -> str:
 
 
 def _torchaudio() -> str:
+    """Versions are compared before the import, which fails on its own comparison."""
+    found, of_torch = metadata.version("torchaudio"), metadata.version("torch")
+    if _minor(found) != TORCHAUDIO or not TORCH[0] <= _minor(of_torch) <= TORCH[1]:
+        raise Trouble(f"{found} does not work with torch {of_torch}; {PAIRS}")
     import torch
     import torchaudio
 
-    found, of_torch = _minor(torchaudio.__version__), _minor(torch.__version__)
-    if found > of_torch or found < (2, 11):
-        raise Trouble(
-            f"{torchaudio.__version__} does not belong to torch {torch.__version__}; "
-            'pip install "torchaudio>=2.11,<2.12"'
-        )
-    # Since 2.11 its compiled part works with every later torch: try it instead of comparing.
     b, a = torch.tensor([1.0, 0.0]), torch.tensor([1.0, -0.5])
     impulse = torch.tensor([1.0, 0.0, 0.0])
     filtered = torchaudio.functional.lfilter(impulse, a, b, clamp=False)
     if not torch.allclose(filtered, torch.tensor([1.0, 0.5, 0.25])):
-        raise Trouble(f"{torchaudio.__version__}: its compiled operators do not work")
-    return f"{torchaudio.__version__}, works with torch {torch.__version__}"
+        raise Trouble(f"{found}: its compiled operators do not work; {PAIRS}")
+    return f"{found}, works with torch {of_torch}"
 
 
 def _device() -> str:
@@ -142,28 +172,25 @@ def _kernel() -> str:
     # jupyter_client starts its own Python for these names
     if executable not in ("python", "python3") and not os.path.samefile(executable, sys.executable):
         raise Trouble(
-            f"python3 is {executable}, not this Python: python -m ipykernel install --sys-prefix"
+            f"python3 is {executable}, not this Python: start JupyterLab with `nas-workbook lab`, "
+            "or python -m ipykernel install --sys-prefix"
         )
     return f"python3 with ipykernel {metadata.version('ipykernel')}"
 
 
 def _widgets() -> str:
-    import anywidget
-    import ipywidgets
+    """Nothing is created: a view that is closed at once leaves an error in the browser."""
+    import anywidget  # noqa: F401
+    import ipywidgets  # noqa: F401
 
-    slider, view = ipywidgets.IntSlider(value=2), anywidget.AnyWidget(_esm="export default {}")
-    slider.close()
-    view.close()
-    labs = [
-        Path(sys.prefix, "share", "jupyter", "labextensions", name)
-        for name in ("@jupyter-widgets/jupyterlab-manager", "anywidget")
-    ]
-    if missing := [lab.name for lab in labs if not lab.is_dir()]:
+    folder = Path(sys.prefix, "share", "jupyter", "labextensions")
+    names = ("@jupyter-widgets/jupyterlab-manager", "anywidget")
+    if missing := [name for name in names if not (folder / name).is_dir()]:
         raise Trouble(
-            f"JupyterLab lacks the extension {', '.join(missing)}: "
+            f"JupyterLab lacks the extension {', '.join(Path(m).name for m in missing)}: "
             "pip install --force-reinstall jupyterlab_widgets anywidget"
         )
-    return f"ipywidgets {ipywidgets.__version__}, anywidget {metadata.version('anywidget')}"
+    return ", ".join(f"{p} {metadata.version(p)}" for p in ("ipywidgets", "anywidget"))
 
 
 def _book(book: Book | None) -> str:
@@ -178,15 +205,10 @@ def _book(book: Book | None) -> str:
 
 def _trust(book: Book) -> str:
     """Untrusted notebooks run, but do not show their saved interactive views."""
-    import nbformat
     from nbformat.sign import NotebookNotary
 
     notary = NotebookNotary()
-    missing = [
-        c.name
-        for c in book.ready
-        if not notary.check_signature(nbformat.read(str(c.path), as_version=4))
-    ]
+    missing = [c for c in book.ready if not notary.check_signature(notebooks.read(c.path))]
     if missing:
         raise Trouble(
             f"{len(missing)} of {len(book.ready)} chapters are not trusted, their saved views "

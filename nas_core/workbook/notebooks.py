@@ -1,11 +1,10 @@
-"""Notebook files: their parameters, the exercise's stubs, what makes two executions equal."""
+"""Notebook files: their parameters, their exercises, what makes two executions equal."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
+from nas_core.files import write_atomic
 from nas_core.workbook.book import BookError
 
 _KEPT_CELL_METADATA = ("jupyter", "name", "stub", "tags")
@@ -24,20 +24,20 @@ _ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")  # of a widget model
 def read(path: str | Path) -> NotebookNode:
     """A notebook of format 4; raises `BookError` when the file is missing or damaged."""
     try:
-        return nbformat.read(str(path), as_version=4)
+        return parse(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BookError(f"there is no notebook {path}") from None
     except Exception as error:  # nbformat raises many kinds
         raise BookError(f"{path} is no readable notebook: {error}") from error
 
 
+def parse(text: str) -> NotebookNode:
+    return nbformat.reads(text, as_version=4)
+
+
 def write(nb: NotebookNode, path: str | Path) -> None:
     """Write atomically; the same notebook gives the same bytes."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    nbformat.write(nb, str(temporary))
-    os.replace(temporary, path)
+    write_atomic(path, nbformat.writes(nb).rstrip("\n") + "\n")
 
 
 def tags(cell: NotebookNode) -> list[str]:
@@ -68,26 +68,36 @@ def parameters(nb: NotebookNode) -> dict[str, Any]:
     return values
 
 
-def fold_stubs(nb: NotebookNode) -> None:
-    """Move every cell tagged `stub` into the metadata of the solution that follows it.
+def arranged(nb: NotebookNode) -> NotebookNode:
+    """The same notebook with every exercise as answer cell, check, collapsed solution.
 
-    Authors write the student's starting code as a cell of its own; a committed chapter holds it
-    as `stub` in the metadata of the solution, whose source is folded away.
+    Authors write the stub as a cell tagged `stub`, or as `stub` in the metadata of the solution;
+    the solution comes before its check. Readers get the stub as a cell to fill in, then the
+    check, and the solution below it, which defines the function for the rest of the chapter. A
+    notebook that is arranged already stays as it is.
     """
     kept: list[NotebookNode] = []
     stub: str | None = None
+    solution: NotebookNode | None = None  # waits for its check to pass
     for cell in nb.cells:
         if "stub" in tags(cell):
             stub = cell.source
             continue
-        if stub is not None:
-            if "solution" not in tags(cell):
-                raise BookError("a cell tagged 'stub' must be followed by one tagged 'solution'")
-            cell.metadata["stub"], stub = stub, None
-        if "solution" in tags(cell):
+        if "solution" in tags(cell) and (stub or cell.metadata.get("stub")):
+            answer = nbformat.v4.new_code_cell(stub or cell.metadata.pop("stub"))
+            answer.metadata["tags"] = ["answer"]
+            kept.append(answer)
+            stub, solution = None, cell
+            if not cell.source.startswith("#"):  # the line that a collapsed cell shows
+                cell.source = f"# One solution. Try first, then unfold.\n{cell.source}"
             cell.metadata["jupyter"] = {"source_hidden": True}
+            continue
         kept.append(cell)
-    nb.cells = kept
+        if solution is not None:
+            kept.append(solution)
+            solution = None
+    nb.cells = [*kept, solution] if solution is not None else kept
+    return nb
 
 
 def without_outputs(nb: NotebookNode) -> NotebookNode:

@@ -1,6 +1,7 @@
-"""The process that executes one notebook; started by the runner, which watches it.
+"""The process that executes one notebook in place; started by the runner, which watches it.
 
-Reads a job as JSON from stdin and writes one line of JSON per event to stdout.
+`python -m nas_core.workbook.worker NOTEBOOK FOLDER PARENT` writes a line of JSON to stdout for
+every cell that starts, and one at the end.
 """
 
 from __future__ import annotations
@@ -10,45 +11,24 @@ import os
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
-import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 from nas_core.workbook import notebooks
 
 
-def main() -> None:
-    job = json.load(sys.stdin)
+def main(path: str, folder: str, parent: str) -> None:
     events = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
-    threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
-    nb = nbformat.from_dict(job["notebook"])
-    if job["parameters"]:
-        from papermill.parameterize import parameterize_notebook
-
-        nb.metadata["papermill"] = {}
-        for cell in nb.cells:
-            cell.metadata.setdefault("tags", [])  # papermill looks there without asking
-        nb = parameterize_notebook(nb, job["parameters"], kernel_name="python3", language="python")
-        del nb.metadata["papermill"]
-    error = _execute(nb, job["folder"], Path(job["output"]), events)
-    event = {"error": error, "peak_bytes": _largest_child()}
-    events.write(json.dumps(event) + "\n")
-
-
-def _execute(nb: Any, folder: str, output: Path, events: Any) -> str | None:
-    """Execute in place, saving after every cell; returns what went wrong, or None."""
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
-
-    number = {i: n for n, (i, _) in enumerate(_code(nb), 1)}
+    threading.Thread(target=_die_with_parent, args=(int(parent),), daemon=True).start()
+    nb = notebooks.read(path)
+    code = [i for i, c in enumerate(nb.cells) if c.cell_type == "code" and c.source.strip()]
 
     def started(cell: Any, cell_index: int) -> None:
-        if cell_index in number:
-            events.write(json.dumps({"cell": number[cell_index], "of": len(number)}) + "\n")
-
-    def executed(cell: Any, cell_index: int, execute_reply: Any) -> None:
-        notebooks.write(nb, output)
+        if cell_index in code:
+            number = code.index(cell_index) + 1
+            events.write(json.dumps({"cell": number, "of": len(code)}) + "\n")
 
     client = NotebookClient(
         nb,
@@ -57,27 +37,18 @@ def _execute(nb: Any, folder: str, output: Path, events: Any) -> str | None:
         record_timing=False,
         resources={"metadata": {"path": folder}},
         on_cell_start=started,
-        on_cell_executed=executed,
+        on_cell_executed=lambda **_: notebooks.write(nb, path),  # what is done survives a kill
     )
+    error = None
     try:
         client.execute()
-        return None
-    except CellExecutionError as error:
-        at = next((number[i] for i, c in _code(nb) if _failed(c)), "?")
-        return f"cell {at}: {error.ename}: {error.evalue}"
-    except Exception as error:  # a kernel that dies or does not start
-        return f"{type(error).__name__}: {error}"
-    finally:
-        notebooks.write(nb, output)
-
-
-def _code(nb: Any) -> list[tuple[int, Any]]:
-    """Code cells that nbclient executes, with their index."""
-    return [(i, c) for i, c in enumerate(nb.cells) if c.cell_type == "code" and c.source.strip()]
-
-
-def _failed(cell: Any) -> bool:
-    return any(o.output_type == "error" for o in cell.outputs)
+    except CellExecutionError as failure:
+        failed = [any(o.output_type == "error" for o in nb.cells[i].outputs) for i in code]
+        error = f"cell {failed.index(True) + 1}: {failure.ename}: {failure.evalue}"
+    except Exception as failure:  # a kernel that dies or does not start
+        error = f"{type(failure).__name__}: {failure}"
+    notebooks.write(nb, path)
+    events.write(json.dumps({"error": error, "peak_bytes": _largest_child()}) + "\n")
 
 
 def _largest_child() -> int:
@@ -102,4 +73,4 @@ def _die_with_parent(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

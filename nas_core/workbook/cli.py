@@ -1,0 +1,326 @@
+"""The `nas-workbook` command. What is slow to import is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import errno
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas_core import __version__
+from nas_core.workbook.book import Book, BookError
+
+if TYPE_CHECKING:
+    from nas_core.workbook.runner import Job, Outcome
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nas-workbook",
+        description="Neural architecture search on a budget: run, test and read the book.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of wrong input too")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(main: Any) -> Any:
+        """A subcommand named after its function, whose docstring is the help text."""
+        text = textwrap.dedent(f"    {main.__doc__}")
+        sub = commands.add_parser(
+            main.__name__,
+            help=text.strip().splitlines()[0],
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(main=main)
+        return sub.add_argument
+
+    add = command(run)
+    add("chapters", nargs="*", metavar="CHAPTER", help="number or name; default: all ready ones")
+    add("--profile", default="smoke", help="smoke (default), study or paper")
+    add(
+        *("-p", "--parameter"), dest="parameters", nargs=2, action="append", default=[],
+        metavar=("NAME", "VALUE"), help="set a name of the parameters cell; may be repeated",
+    )  # fmt: skip
+    add("--jobs", type=int, help="chapters at a time (smoke: 2, else 1)")
+    add("--limit", type=float, metavar="SECONDS", help="of processor time per chapter")
+    add("--fresh", action="store_true", help="keep nothing of earlier runs")
+    add("--write", action="store_true", help="write outputs into the book (smoke, no -p)")
+    add("--dry-run", action="store_true", help="check the input, execute nothing")
+
+    add = command(test)
+    add("--jobs", type=int, help="workers (default: 2, or 1 on one core)")
+    add("further", nargs="*", metavar="ARGUMENT", help="for pytest, after --")
+
+    add = command(lab)
+    add("--in-place", action="store_true", help="open the book's own notebooks, for authors")
+    add("further", nargs="*", metavar="ARGUMENT", help="for JupyterLab, after --")
+
+    add = command(doctor)
+    add("--trust", action="store_true", help="first mark chapters as trusted that are as committed")
+
+    add = command(data)
+    add("--root", help="data root (default: $NAS_DATA, else the book's data/)")
+    add("action", choices=("list", "fetch"), help="names and states, or download one")
+    add("name", nargs="?", help="data set to fetch")
+
+    add = command(results)
+    add("chapter", nargs="?", metavar="CHAPTER", help="number or name")
+    add("--check", action="store_true", help="compare settings with what commands use now")
+
+    add = command(student)
+    add("out", metavar="OUT", help="a folder that does not exist or is empty")
+
+    add = command(sweep)
+    add("chapter", help="number or name")
+    add("--grid", nargs="*", default=[], metavar="NAME=V1,V2", help="what varies")
+    add("--seeds", type=int, default=1, help="seeds 0…N-1 of every combination")
+    add("--profile", default="smoke", help="smoke (default), study or paper")
+    add("--engine", default="local", help="local (default) or ray")
+    add("--address", help="of the Ray cluster; else RAY_ADDRESS")
+    add("--workers", type=int, default=1, help="processes, for the local engine")
+    add("--gpus", type=float, default=0.0, help="of a trial on Ray, e.g. 0.25")
+    add("--retries", type=int, default=1, help="of a trial that fails")
+    add("--store", type=Path, help="SQLite file with the finished trials")
+    add("--out", type=Path, help="folder for table and picture: build/sweeps")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args, unknown = build_parser().parse_known_args(arguments)
+    if unknown:
+        hint = f": put them after --, as in `nas-workbook {args.command} -- {' '.join(unknown)}`"
+        build_parser().error(
+            f"unknown arguments {' '.join(unknown)}" + hint * (args.command in ("lab", "test"))
+        )
+    try:
+        return int(args.main(args))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of a pipe, `| head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
+        return 0
+    except (ValueError, OSError) as error:
+        if args.debug:
+            raise
+        print(f"nas-workbook {args.command}: {_in_words(error)}", file=sys.stderr)
+        return 2
+
+
+def _in_words(error: Exception) -> str:
+    """A sentence for the errors that an environment causes."""
+    number, name = getattr(error, "errno", None), getattr(error, "filename", None)
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{name} cannot be written: copy the book to a folder of your own"
+    if number == errno.ENOSPC:
+        return "the disk is full"
+    return str(error)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Execute chapters into build/notebooks and print a table of verdicts, time and memory.
+
+    A chapter that an earlier run finished with the same sources, parameters, library and data is
+    kept; --fresh executes it again. Exit code: 0 when all passed, 1 when one did not, 2 for wrong
+    input, 130 after Ctrl-C.
+    """
+    from nas_core.workbook import runner
+
+    book = Book.load()
+    chapters = [book.find(c) for c in args.chapters] or book.ready
+    if not chapters:
+        raise BookError("no chapter of this book is ready")
+    parameters = {name: literal(value) for name, value in args.parameters}
+    if "PROFILE" in parameters:
+        raise BookError("set the profile with --profile")
+    if args.write and (args.profile != "smoke" or parameters):
+        raise BookError("--write is for the smoke profile without -p: that is what is committed")
+    once = {c.name: c for c in chapters}.values()
+    jobs = [runner.Job(c, args.profile, parameters, args.limit) for c in once]
+    if args.dry_run:
+        for job in jobs:
+            print(f"would run {job.label}: {job.injected() or 'as committed'}, {job.seconds:g} s")
+        return 0
+    if args.fresh:
+        for job in jobs:
+            shutil.rmtree(job.build / "checkpoints" / job.chapter.name, ignore_errors=True)
+    parallel = args.jobs
+    if parallel is None:
+        parallel = min(2, os.cpu_count() or 1) if args.profile == "smoke" else 1
+    progress = _Progress(len(jobs))
+    outcomes = runner.run(
+        jobs,
+        parallel=parallel,
+        fresh=args.fresh,
+        cell_started=progress.cell,
+        finished=progress.finished,
+    )
+    progress.bar.close()
+    if args.write:
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            runner.write_into_book(job, outcome)
+    print(runner.summary(outcomes, book.root / "build"))
+    if any(o.verdict == "stopped" for o in outcomes):
+        print("stopped: the same command goes on with what is missing")
+        return 130
+    return 0 if all(o.good for o in outcomes) else 1
+
+
+def literal(text: str) -> Any:
+    """The value that a command line means: a Python literal, true/false, else the text itself."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+class _Progress:
+    """A bar over the cells on a terminal; one line per finished chapter everywhere."""
+
+    def __init__(self, chapters: int):
+        from tqdm import tqdm
+
+        self.chapters, self.done = chapters, 0
+        self.cells: dict[str, tuple[int, int]] = {}
+        quiet = not sys.stderr.isatty()
+        self.bar = tqdm(total=0, unit="cell", disable=quiet, leave=False, dynamic_ncols=True)
+
+    def cell(self, job: Job, cell: int, cells: int) -> None:
+        self.cells[job.label] = (cell, cells)
+        self.bar.total = sum(of for _, of in self.cells.values())
+        self.bar.n = sum(n - 1 for n, _ in self.cells.values())
+        self.bar.set_description(job.chapter.name)
+
+    def finished(self, outcome: Outcome) -> None:
+        self.done += 1
+        line = f"[{self.done}/{self.chapters}] {outcome.chapter} {outcome.verdict}"
+        line += f" ({outcome.minutes:.2f} min, {outcome.peak_mb:.0f} MB)"
+        self.bar.write(line + (f": {outcome.message}" if outcome.message else ""), file=sys.stdout)
+        sys.stdout.flush()
+
+
+def test(args: argparse.Namespace) -> int:
+    """Run the tests and compare every chapter's outputs with the committed ones (pytest + nbval).
+
+    Further arguments go to pytest: `nas-workbook test -- -k graph`.
+    """
+    from nas_core.workbook.environment import COMPARABLE
+
+    command = pytest_command(args.jobs or min(2, os.cpu_count() or 1), args.further)
+    print(" ".join(["python", *command[1:]]), flush=True)
+    environment = {**os.environ, **COMPARABLE}
+    return subprocess.run(command, cwd=Book.load().root, env=environment).returncode
+
+
+def pytest_command(jobs: int, further: list[str]) -> list[str]:
+    """Notebooks stay whole on one worker (loadscope): their cells share a kernel.
+
+    Elsewhere than on x86-64 digits may differ: there cells must run and bands must hold.
+    """
+    same_bytes = platform.machine() in ("x86_64", "AMD64")  # see workbook.environment
+    compare = "--nbval" if same_bytes else "--nbval-lax"
+    command = [sys.executable, "-m", "pytest", compare, "--nbval-current-env"]
+    command += ["-n", str(jobs), "--dist", "loadscope"]
+    return command + (further or ["tests", "notebooks"])
+
+
+def lab(args: argparse.Namespace) -> int:
+    """Open the book in JupyterLab: a copy in build/lab, which is yours to change.
+
+    Kernels compute with the settings under which the chapters are compared, so that Run All gives
+    the numbers of the book. Further arguments go to JupyterLab: `nas-workbook lab -- --no-browser`.
+    """
+    from nas_core.workbook import copies
+    from nas_core.workbook.environment import LAB, own_kernel
+
+    book = Book.load()
+    folder = book.root / "notebooks" if args.in_place else book.root / "build" / "lab"
+    for name in [] if args.in_place else copies.reading_copies(book, folder):
+        print(f"{name}: yours is kept; the book has a newer one (move yours away to get it)")
+    start = folder / "00_start_here.ipynb"
+    command = [sys.executable, "-m", "jupyter", "lab", *args.further]
+    command += [start.name] if start.is_file() else []
+    environment = {**os.environ, **LAB, **own_kernel(book.root / "build")}
+    environment["NAS_BOOK"] = str(book.root)
+    return subprocess.run(command, cwd=folder, env=environment).returncode
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Check the environment, one [OK] or [FAIL] per item; fails when an item does."""
+    from nas_core.workbook import doctor as items
+
+    try:
+        book = Book.load()
+    except BookError:
+        book = None  # reported as an item
+    if args.trust and book:
+        print("\n".join(items.trust_chapters(book)))
+    rows = items.examine(book)
+    print(items.report(rows))
+    return 0 if all(good for _, good, _ in rows) else 1
+
+
+def data(args: argparse.Namespace) -> int:
+    """List the data sets and whether they are here, or fetch one into the data root."""
+    from nas_core import data as sets
+
+    if args.action == "fetch":
+        if not args.name:
+            raise ValueError("name the data set to fetch; `nas-workbook data list` lists them")
+        print(f"{args.name} is in {sets.fetch(args.name, root=args.root)}")
+        return 0
+    print(f"data root: {sets.data_root(args.root)}")
+    states = sets.states(args.root)
+    for name, state in states.items():
+        print(f"{name:{max(map(len, states))}}  {state}")
+    return 0
+
+
+def results(args: argparse.Namespace) -> int:
+    """Print the recorded results of larger runs: means over seeds, and the command of each."""
+    from nas_core.workbook.results import in_words, outdated, read_results
+
+    records = read_results(args.chapter)
+    if args.check:
+        problems = [problem for record in records for problem in outdated(record)]
+        print("\n".join(problems) or f"{len(records)} records: as their commands would run now")
+        return 1 if problems else 0
+    print("\n\n".join(map(in_words, records)) or "no results are recorded")
+    return 0
+
+
+def student(args: argparse.Namespace) -> int:
+    """Write the student edition, the book without its solutions, into a new folder."""
+    from nas_core.workbook.copies import make_student_edition
+
+    written = make_student_edition(Book.load(), args.out)
+    print(f"{len(written)} chapters in {args.out}/notebooks")
+    return 0
+
+
+def sweep(args: argparse.Namespace) -> int:
+    """Run many trials of a chapter, here or on a Ray cluster, and draw their Pareto front.
+
+        nas-workbook sweep 03 --grid lam=4,8 budget=0.25,0.4 --seeds 5
+        nas-workbook sweep 01 --grid strategy=random,evolution budget=0.25,0.5,1 --seeds 20
+        nas-workbook sweep 03 --grid budget=0.2,0.3 --profile study --engine ray \\
+            --address head:6379 --gpus 0.25
+
+    Finished trials are kept in a file under build/sweeps: the same command goes on where it was
+    stopped. Exit code: 0 when all are done, 1 when some failed, 130 after Ctrl-C.
+    """
+    from nas_core.workbook.sweep import run_sweep
+
+    return run_sweep(Book.load(), args)
