@@ -161,8 +161,9 @@ def in_words(record: dict[str, Any], width: int = 100, rows: int = 12) -> str:
     seeds = ", ".join(map(str, record["seeds"][:8])) or "none named"
     seeds += f" … ({len(record['seeds'])})" if len(record["seeds"]) > 8 else ""
     origin = f"seeds {seeds} · {record['device'] or 'device not named'} · {record['recorded']}"
-    lines = textwrap.wrap(record["command"], width - 6, break_on_hyphens=False)
-    lines = textwrap.indent(" \\\n".join(lines), "    ").splitlines()
+    whole = re.sub(r"'[^']*'|\"[^\"]*\"", lambda m: m[0].replace(" ", "\0"), record["command"])
+    lines = textwrap.wrap(whole, width - 6, break_on_hyphens=False)  # not within quotes
+    lines = textwrap.indent(" \\\n".join(lines).replace("\0", " "), "    ").splitlines()
     return "\n".join([title, textwrap.indent(text, "  ") + more, *lines, f"  {origin}"])
 
 

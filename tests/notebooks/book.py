@@ -3,10 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import nbformat
 import pytest
 
-from nas_core.workbook import Book, bands, separates
+from nas_core.workbook import Book, bands, notebooks, separates
 from nas_core.workbook.expectations import Band
 
 
@@ -35,8 +34,8 @@ def assert_all_named(found: Mapping[str, Band], source: str) -> None:
 
 def exercises(chapter: str, kind: str, **names: Any) -> dict[str, Any]:
     """The functions of a chapter's solution cells, of `kind` "solution" or "stub"."""
-    cells = nbformat.read(Book.load().find(chapter).path, as_version=4).cells
-    for cell in cells:
-        if "solution" in cell.metadata.get("tags", []):
-            exec(cell.source if kind == "solution" else cell.metadata["stub"], names)
+    tag = {"solution": "solution", "stub": "answer"}[kind]
+    for cell in notebooks.arranged(notebooks.read(Book.load().find(chapter).path)).cells:
+        if tag in notebooks.tags(cell):
+            exec(cell.source, names)
     return names

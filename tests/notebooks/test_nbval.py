@@ -6,8 +6,7 @@ import subprocess
 from pathlib import Path
 
 from nas_core.workbook import Book, notebooks
-from nas_core.workbook.cli import main
-from nas_core.workbook.cli.test import pytest_command
+from nas_core.workbook.cli import main, pytest_command
 from tests.workbook.books import code, make_book
 
 NAME = "01_small"

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from nas_core.workbook import Book, notebooks, runner
-from nas_core.workbook.student import make_student_edition
+from nas_core.workbook.copies import make_student_edition
 
 BOOK = Book.load()
 
@@ -28,7 +28,7 @@ def test_runs_end_to_end_with_empty_answers(students, name):
         if re.search(r"\bchecks\.ex_\d", cell.source):
             checked += 1
             text = "".join(o.get("text", "") for o in cell.outputs)
-            assert "✗" in text and "✓" not in text, f"{cell.source} says {text!r}"
+            assert "○" in text and "✓" not in text, f"{cell.source} says {text!r}"
     solutions = [
         c for c in notebooks.read(BOOK.chapters[name].path).cells if "solution" in notebooks.tags(c)
     ]

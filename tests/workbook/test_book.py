@@ -94,29 +94,57 @@ def test_wrong_settings_are_named(book, arguments, error, named):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"titel": "x"}, "unknown keys ['titel']"),
-        ({"part": "IX"}, "part 'IX' is none of I"),
-        ({"status": "soon"}, "neither 'ready' nor 'planned'"),
-        ({"needs": ["05_missing"]}, "05_missing"),
-        ({"profiles": {"smoke": {}, "quick": {}}}, "profiles may have smoke, study, paper"),
-        ({"profiles": {"smoke": {"a": 1}, "study": {"b": 1}}}, "study sets ['b']"),
-        ({"minutes": {"gpu": 1}}, "minutes may have read, smoke"),
-        ({"ignored_cells": [{"cell": "setup"}]}, "`cell` and `reason`"),
+        ({"titel": "x"}, "'titel'"),
+        ({"part": "IX"}, "number or part is wrong"),
+        ({"title": ...}, "'title'"),
     ],
 )
 def test_wrong_entries_are_named(tmp_path, change, named):
+    root = make_book(tmp_path / "b", {NAME: []})
+    file = root / "notebooks" / "meta.yaml"
+    meta = yaml.safe_load(file.read_text())
+    entry = {**meta["chapters"][NAME], **change}
+    meta["chapters"][NAME] = {k: v for k, v in entry.items() if v is not ...}
+    file.write_text(yaml.safe_dump(meta))
     with pytest.raises(BookError) as raised:
-        Book.load(make_book(tmp_path / "b", {NAME: []}, **{NAME: change}))
+        Book.load(root)
     assert named in str(raised.value) and NAME in str(raised.value)
 
 
-def test_damaged_meta(tmp_path):
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("title: [", "cannot read"),
+        ("", "needs a title, parts and chapters"),
+        ("- 1", "needs a title, parts and chapters"),
+        ("title: x\nchapters: {}", "needs a title, parts and chapters"),
+        ("title: x\nparts: 3\nchapters: {}", "'parts'"),
+        ("title: x\nparts: [a]\nchapters: {}", "'parts'"),
+        ("title: x\nparts: []\nchapters: []", "not as it must be"),
+        ("title: x\nparts: []\nchapters: {intro: {}}", "'intro'"),
+        ("title: x\nparts: []\nchapters: {01_a: 3}", "'01_a'"),
+    ],
+)
+def test_damaged_meta(tmp_path, text, named):
     root = make_book(tmp_path / "b", {NAME: []})
-    (root / "notebooks" / "meta.yaml").write_text("title: [")
-    with pytest.raises(BookError, match="meta.yaml"):
+    (root / "notebooks" / "meta.yaml").write_text(text)
+    with pytest.raises(BookError, match="meta.yaml") as raised:
         Book.load(root)
-    (root / "notebooks" / "meta.yaml").write_text(
-        yaml.safe_dump({"title": "", "parts": [], "chapters": {"intro": {}}})
-    )
-    with pytest.raises(BookError, match="intro"):
-        Book.load(root)
+    assert named in str(raised.value)
+
+
+def test_the_map_links_ready_chapters(tmp_path):
+    chapters = {NAME: [], "04_another": [], "11_later": []}
+    later = {"status": "planned", "needs": [NAME], "part": "I"}
+    html = Book.load(make_book(tmp_path / "b", chapters, **{"11_later": later})).map().data
+    assert f'<a href="{NAME}.ipynb">3 · {NAME}</a>' in html and "after 3" in html
+    assert '<a href="11_later' not in html and "11 · 11_later" in html
+    assert str(tmp_path) not in html
+
+
+def test_kernels_that_others_started_are_told(book, monkeypatch):
+    cfg = chapter(NAME)
+    assert "nas-workbook lab" not in cfg.environment()
+    monkeypatch.delenv("MKL_CBWR", raising=False)
+    assert "digits may differ from the book's: start with `nas-workbook lab`" in cfg.environment()
+    assert "nas-workbook lab" not in chapter(NAME, profile="study").environment()

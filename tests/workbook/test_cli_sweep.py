@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from nas_core.workbook.cli import main
-from nas_core.workbook.cli.sweep import _axis, _report
+from nas_core.workbook.sweep import axis, report
 
 TINY = ["epochs=2", "warmup_epochs=1", "blocks=2", "train_limit=96", "val_limit=64", "lam=1,20"]
 
@@ -59,7 +59,7 @@ def test_failed_trials_are_named_and_make_the_exit_code_one(tmp_path, capsys):
 def test_report_keeps_combinations_with_none_and_stars_the_front(tmp_path, capsys):
     rows = [(None, 0, 10, 0.8), (None, 1, 30, 0.8), (5.0, 0, 30, 0.7), (5.0, 1, 30, 0.7)]
     done = pd.DataFrame(rows, columns=["max_logit", "seed", "macs", "val_accuracy"])
-    _report(done.assign(test_accuracy=0.5), ["max_logit"], tmp_path / "f.png", "title")
+    report(done.assign(test_accuracy=0.5), ["max_logit"], tmp_path / "f.png", "title")
     first, second = capsys.readouterr().out.splitlines()[1:3]
     assert first.split() == ["*", "NaN", "20", "0.8", "0.5", "0"]
     assert second.split() == ["5", "30", "0.7", "0.5", "0"]
@@ -67,4 +67,4 @@ def test_report_keeps_combinations_with_none_and_stars_the_front(tmp_path, capsy
 
 
 def test_axes_of_tuples():
-    assert _axis("milestones=(3,5),(8,),4") == ("milestones", [(3, 5), (8,), 4])
+    assert axis("milestones=(3,5),(8,),4") == ("milestones", [(3, 5), (8,), 4])

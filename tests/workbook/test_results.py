@@ -2,6 +2,8 @@
 
 import json
 import math
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,10 +12,11 @@ import torch
 
 from nas_core.workbook import record_result, replay
 from nas_core.workbook.cli import main
-from nas_core.workbook.results import read_results
+from nas_core.workbook.results import means, outdated, read_results
 from tests.workbook.books import make_book
 
 NAME = "03_a_chapter"
+ROOT = Path(__file__).resolve().parents[2]
 COMMAND = "nas-workbook run 3 --profile study"
 
 
@@ -53,11 +56,68 @@ def test_nothing_recorded(book, capsys):
 
 
 def test_listing(book, capsys):
-    record_result(NAME, "front", [{"a": 1}], command=COMMAND, seeds=[3], device="a GPU")
+    rows = [
+        {"strategy": name, "seed": seed, "accuracy": 0.1 * seed + add, "curve": [1, 2]}
+        for name, add in (("random", 0.5), ("evolution", 0.7))
+        for seed in (0, 2)
+    ]
+    command = COMMAND + " -p LAMS '[1, 2, 3]'" * 4
+    record_result(NAME, "front", rows, command=command, seeds=range(100), device="a GPU")
     assert main(["results", "3"]) == 0
     printed = capsys.readouterr().out
-    assert f"{NAME} / front: 1 rows" in printed and COMMAND in printed
-    assert "seeds 3 · a GPU" in printed
+    assert f"{NAME} / front: 4 rows" in printed
+    assert "random 0.6 ± 0.14" in printed and "evolution 0.8 ± 0.14" in printed
+    assert "seeds 0, 1, 2, 3, 4, 5, 6, 7 … (100) · a GPU" in printed
+    told = printed[printed.index("nas-work") : printed.index("  seeds")]
+    assert shlex.split(told.replace("\\\n", "")) == shlex.split(command)
+
+
+def test_every_record_of_the_book_is_printed_in_narrow_lines(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert main(["results"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    for record in read_results(root=ROOT):
+        assert f"{record['chapter']} / {record['name']}: {len(record['rows'])} rows" in lines
+        assert len(means(record)) >= 1
+
+
+def test_every_record_is_as_its_command_would_make_it_now(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert main(["results", "--check"]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "config", "told"),
+    [
+        (COMMAND, {"steps": 9, "rate": 0.5, "deep": False, "further": 1}, None),
+        (COMMAND + " -p STEPS 4", {"steps": 4, "rate": 0.5, "deep": False}, None),
+        (COMMAND, {"steps": 3, "rate": 0.5, "deep": False}, "steps was 3, the command would use 9"),
+        (COMMAND, {"steps": 9, "rate": 0.5}, 'deep was "not recorded"'),
+        ("nas-workbook run 3 -p SEED 0…4", {}, "does not run"),
+        ("nas-workbook run 7", {}, "does not run"),
+        ("nas-workbook dance", {}, "does not run"),
+        ("python benchmarks/nothing.py", {}, "there is no benchmarks/nothing.py"),
+        ("make it", {}, "neither"),
+    ],
+)
+def test_outdated_records_are_named(book, command, config, told):
+    record_result(NAME, "front", [{"a": 1}], command=command, config=config)
+    (record,) = read_results()
+    problems = " ".join(outdated(record))
+    assert problems == "" if told is None else told in problems
+    assert main(["results", "--check"]) == int(told is not None)
+
+
+def test_scripts_tell_their_configuration(book):
+    (book / "benchmarks").mkdir()
+    (book / "benchmarks" / "a_study_of_tests.py").write_text(
+        "def configuration(argv):\n    return {'lam': float(argv[1])}\n"
+    )
+    command = "python benchmarks/a_study_of_tests.py --lam 2"
+    record_result(NAME, "front", [{"a": 1}], command=command, config={"lam": 1.0})
+    (record,) = read_results()
+    assert list(outdated(record)) == [f"{NAME} / front: lam was 1.0, the command would use 2.0"]
 
 
 @pytest.mark.parametrize(
@@ -82,13 +142,20 @@ def test_objects_are_refused(book):
         record_result(NAME, "r", [{"a": object()}], command=COMMAND)
 
 
-def test_damaged_files_are_named(book):
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"command": ...}, {"command": 3}, {"rows": "text"}, {"rows": [3]}, {"seeds": 5},
+        {"versions": []}, {"config": None},
+    ],
+)  # fmt: skip
+def test_damaged_files_are_named(book, change):
     path = record_result(NAME, "front", [{"a": 1}], command=COMMAND)
-    record = json.loads(path.read_text())
-    del record["command"]
-    path.write_text(json.dumps(record))
-    with pytest.raises(ValueError, match=r"front.json lacks command"):
+    record = {**json.loads(path.read_text()), **change}
+    path.write_text(json.dumps({k: v for k, v in record.items() if v is not ...}))
+    with pytest.raises(ValueError, match=r"front.json lacks a proper"):
         read_results()
-    path.write_text("{")
-    with pytest.raises(ValueError, match=r"front.json is no result file"):
-        replay(NAME)
+    for text in ("{", "[1]", "3"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"front.json"):
+            replay(NAME)

@@ -17,7 +17,7 @@ from nas_core.workbook.book import Book
 from nas_core.workbook.cli import main
 from tests.workbook.books import code, make_book
 
-GOOD, BAD, ENDLESS, HUNGRY = "01_good", "02_bad", "03_endless", "04_hungry"
+GOOD, BAD, ENDLESS, HUNGRY, SLEEPY = "01_good", "02_bad", "03_endless", "04_hungry", "05_sleepy"
 
 
 def touch(name: str) -> str:
@@ -32,7 +32,8 @@ def book(tmp_path, monkeypatch):
         {
             GOOD: [code(touch("good")), code("print(SEED + STEPS, PROFILE)")],
             BAD: [code("print('before')"), code("1 / 0"), code("print('never')")],
-            ENDLESS: [code("x = 1"), code("while True: pass")],
+            ENDLESS: [code(touch("endless")), code("while True: pass")],
+            SLEEPY: [code("import time\ntime.sleep(10_000)")],
             HUNGRY: [
                 code(
                     "import subprocess, sys\n"
@@ -78,13 +79,112 @@ def test_cells_run_in_the_notebooks_folder_with_one_thread(book):
 
 def test_time_limit_ends_the_kernel_and_names_the_cell(book):
     job = runner.Job(Book.load(book).find(3), limit=15)
-    began = time.monotonic()
     (outcome,) = runner.run([job])
     assert outcome.verdict == "TIMEOUT"
-    assert outcome.message == "time limit of 15 s reached in cell 3 of 3"
-    assert time.monotonic() - began < 30
+    assert outcome.message == "time limit of 15 s of processor time reached in cell 3 of 3"
     assert not kernels_of(book)
     assert not job.record.exists()
+
+
+def test_waiting_takes_no_processor_time_but_ends_too(book, monkeypatch):
+    """A chapter on a busy machine is not stopped by the clock; one that hangs is, much later."""
+    monkeypatch.setattr(runner, "WALL", 0.5)
+    (outcome,) = runner.run([runner.Job(Book.load(book).find(5), limit=40)])
+    assert outcome.verdict == "TIMEOUT"
+    assert "time limit of 20 s of waiting reached in cell" in outcome.message
+    assert not kernels_of(book)
+
+
+def test_processor_time_of_the_whole_tree_counts():
+    grandchild = "import time\nwhile time.process_time() < 1.5: pass"
+    child = (
+        f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {grandchild!r}])\ninput()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", child], stdin=subprocess.PIPE)
+    try:
+        wait_for(lambda: runner._measure(process.pid)[0] >= 1.5)
+    finally:
+        process.kill()
+        process.communicate()
+    assert runner._measure(process.pid) == (0.0, 0)
+
+
+def test_a_worker_that_dies_early_costs_its_own_chapter_only(book, monkeypatch):
+    """Before it has read its job, say."""
+    popen = subprocess.Popen
+
+    def dies(command, **options):
+        if BAD in command[3]:
+            command = [sys.executable, "-c", "import sys; sys.exit('no memory')"]
+        return popen(command, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", dies)
+    bad, good = runner.run([runner.Job(Book.load(book).find(n)) for n in (2, 1)])
+    assert bad.verdict == "FAILED" and "the worker died" in bad.message
+    assert "no memory" in bad.message
+    assert good.verdict == "passed"
+
+
+def test_a_full_disk_costs_its_own_chapter_only(book, monkeypatch):
+    write = notebooks.write
+
+    def fails(nb, path):
+        if BAD in str(path):
+            raise OSError(28, "No space left on device")
+        write(nb, path)
+
+    monkeypatch.setattr(notebooks, "write", fails)
+    bad, good = runner.run([runner.Job(Book.load(book).find(n)) for n in (2, 1)])
+    assert bad.verdict == "FAILED" and "No space left" in bad.message
+    assert good.verdict == "passed"
+
+
+def test_the_kernel_is_this_interpreter_whatever_else_is_called_python3(
+    book, tmp_path, monkeypatch
+):
+    other = tmp_path / "other" / "kernels" / "python3" / "kernel.json"
+    other.parent.mkdir(parents=True)
+    argv = ["/bin/false", "{connection_file}"]
+    words = {"argv": argv, "display_name": "Python 3", "language": "python"}
+    other.write_text(json.dumps(words))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "other"))
+    path = book / "notebooks" / f"{GOOD}.ipynb"
+    nb = notebooks.read(path)
+    nb.cells.append(code("import sys\nprint(sys.executable)"))
+    notebooks.write(nb, path)
+    (outcome,) = runner.run([job := runner.Job(Book.load(book).find(1))])
+    assert outcome.good, outcome.message
+    assert notebooks.read(job.output).cells[-1].outputs[0].text.strip() == sys.executable
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "data/reference/table.csv",
+        "data/tables/cells.csv.xz",
+        f"data/results/{GOOD}/r.json",
+        "notebooks/checks/ch01.py",
+    ],
+)
+def test_the_key_of_a_run_counts_what_its_cells_read(book, name):
+    job = runner.Job(Book.load(book).find(1))
+    keys = [job.key(), job.key()]
+    (book / name).parent.mkdir(parents=True, exist_ok=True)
+    for text in ("1", "2"):
+        (book / name).write_text(text)
+        keys.append(job.key())
+    assert keys[0] == keys[1] and len(set(keys)) == 3
+
+
+def test_the_key_of_a_run_counts_the_style_of_views(book, tmp_path, monkeypatch):
+    library = tmp_path / "nas_core" / "workbook"
+    library.mkdir(parents=True)
+    monkeypatch.setattr(runner, "__file__", str(library / "runner.py"))
+    job, keys = runner.Job(Book.load(book).find(1)), set()
+    for colour in ("red", "blue"):
+        (tmp_path / "nas_core" / "view.css").write_text(colour)
+        keys.add(job.key())
+    assert len(keys) == 2
 
 
 def test_limit_of_meta_yaml(tmp_path):
@@ -97,7 +197,7 @@ def test_limit_of_meta_yaml(tmp_path):
 
 def test_peak_memory_counts_what_the_kernel_starts(book):
     small, hungry = runner.run([runner.Job(Book.load(book).find(n)) for n in (1, 4)])
-    assert hungry.peak_mb - small.peak_mb > 140  # 150 MB less what differs between kernels
+    assert hungry.peak_mb - small.peak_mb > 120  # 143 MiB less what differs between kernels
 
 
 def test_parameters_are_injected_and_keep_their_own_files(book):
@@ -177,7 +277,8 @@ def start(book, *arguments: str) -> subprocess.Popen:
     )
 
 
-def wait_for(condition, seconds: float = 150) -> None:
+def wait_for(condition, seconds: float = 1500) -> None:
+    """Waits for an event, however slow the machine is; the deadline is for what never comes."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -186,12 +287,11 @@ def wait_for(condition, seconds: float = 150) -> None:
 
 def test_killed_run_leaves_no_kernel_and_resumes(book, capsys):
     process = start(book, "1", "3", "--jobs", "1")
-    endless = book / "build" / "notebooks" / f"{ENDLESS}.ipynb"
-    wait_for(endless.exists)  # its first cell is done, so chapter 1 is finished
+    wait_for(lambda: executions(book, "endless"))  # so chapter 1 is finished
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     wait_for(lambda: not kernels_of(book))
-    assert main(["run", "1", "3", "--jobs", "1", "--limit", "8"]) == 1
+    assert main(["run", "1", "3", "--jobs", "1", "--limit", "15"]) == 1
     assert executions(book) == 1
     rows = list(csv.DictReader((book / "build" / "summary.csv").open()))
     assert [r["verdict"] for r in rows] == ["kept", "TIMEOUT"]
@@ -199,9 +299,9 @@ def test_killed_run_leaves_no_kernel_and_resumes(book, capsys):
 
 def test_ctrl_c_keeps_what_is_finished(book):
     process = start(book, "1", "3", "--jobs", "1")
-    wait_for((book / "build" / "notebooks" / f"{ENDLESS}.ipynb").exists)
+    wait_for(lambda: executions(book, "endless"))
     os.kill(process.pid, signal.SIGINT)
-    printed, _ = process.communicate(timeout=30)
+    printed, _ = process.communicate(timeout=1500)
     assert process.returncode == 130
     assert "stopped" in printed and "1 of 2 passed" in printed
     assert not kernels_of(book)

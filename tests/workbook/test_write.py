@@ -18,13 +18,18 @@ def book(tmp_path, monkeypatch):
     return root
 
 
-def test_write_is_deterministic_and_folds_stubs(book):
+def test_write_is_deterministic_and_puts_solutions_below_their_checks(book):
     path = book / "notebooks" / f"{GOOD}.ipynb"
     nb = notebooks.read(path)
     nb.cells += [
         text("Write it.", "exercise"),
         code("def double(x):\n    raise NotImplementedError", "stub"),
         code("def double(x):\n    return 2 * x", "solution"),
+        code(
+            "from nas_core.workbook.checks import exercise, same\nCHECK(double)".replace(
+                "CHECK", "exercise('1.1', 'd')(lambda f: same(f(2), 4))"
+            )
+        ),
         code("for i in range(3):\n    print(double(i), flush=True)"),
         code(
             "import ipywidgets\n"
@@ -37,10 +42,12 @@ def test_write_is_deterministic_and_folds_stubs(book):
     assert main(["run", "1", "--write"]) == 0
     first = path.read_bytes()
     written = notebooks.read(path)
-    assert [c.execution_count for c in notebooks.code_cells(written)] == [1, 2, 3, 4, 5]
-    solution = written.cells[-3]
-    assert solution.metadata.stub.endswith("raise NotImplementedError")
-    assert solution.metadata.jupyter.source_hidden is True
+    assert [c.execution_count for c in notebooks.code_cells(written)] == [1, 2, 3, 4, 5, 6, 7]
+    answer, check, solution = written.cells[-5:-2]
+    assert answer.source.endswith("raise NotImplementedError") and "jupyter" not in answer.metadata
+    assert check.outputs[0].text == "○ 1.1 d: not written yet\n" and len(check.outputs) == 1
+    assert solution.source.startswith("# One solution.") and solution.source.endswith("2 * x")
+    assert solution.metadata.jupyter.source_hidden is True and "stub" not in solution.metadata
     assert written.cells[-2].outputs == [
         {"name": "stdout", "output_type": "stream", "text": "0\n2\n4\n"}
     ]
