@@ -112,7 +112,7 @@ def run_sweep(book: Book, args: argparse.Namespace) -> int:
         raise BookError(f"--grid cannot vary {sorted(unknown)}; it can {sorted(allowed)}")
     if args.seeds < 1:
         raise BookError(f"--seeds {args.seeds}; at least 1 is needed")
-    from nas_core.search.sweep import grid, sweep
+    from nas_core.search import grid, sweep
 
     configs = grid(
         chapter=[chapter.name], profile=[args.profile], **axes, seed=list(range(args.seeds))

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import nbformat
 from nbformat import NotebookNode
 
 from nas_core.workbook import notebooks
-from nas_core.workbook.book import BookError, Chapter
+from nas_core.workbook.book import Book, BookError, Chapter
 from nas_core.workbook.expectations import bands
 from nas_core.workbook.notebooks import tags
 
@@ -33,7 +34,7 @@ ANATOMY = (
 )
 SHORT_ANATOMY = ("title", "parameters", "setup", "picture", "takeaways")  # chapter 00
 PARAMETERS = ("PROFILE", "SEED", "DEVICE")
-MAX_BYTES, MAX_LINES, MAX_IGNORED = 500_000, 350, 0.05
+MAX_BYTES, MAX_LINES, MAX_IGNORED, MAX_COLUMNS = 500_000, 350, 0.05, 88
 IGNORING = ("nbval-ignore-output", "nbval-skip", "raises-exception")
 
 _FORBIDDEN_CALLS = {
@@ -46,6 +47,8 @@ _FORBIDDEN_CALLS = {
     "urlopen": "chapters download nothing",
     "urlretrieve": "chapters download nothing",
     "fetch": "chapters download nothing",
+    "to_string": "tables printed as text wrap: end the cell with the frame, or display(frame)",
+    "to_markdown": "tables printed as text wrap: end the cell with the frame, or display(frame)",
     "perf_counter": "a timing in a compared cell; tag the cell nbval-ignore-output",
     "timeit": "a timing in a compared cell; tag the cell nbval-ignore-output",
 }
@@ -82,7 +85,7 @@ def measure(chapter: Chapter) -> Measures:
 
 
 def lint(chapter: Chapter) -> list[str]:
-    """Everything in which a committed chapter breaks the rules, in words; empty when nothing."""
+    """List every rule that a committed chapter breaks, in words; empty when there is none."""
     try:
         nb = notebooks.read(chapter.path)
     except BookError as error:
@@ -101,11 +104,19 @@ def _anatomy(chapter: Chapter, nb: NotebookNode) -> Iterator[str]:
     if present != sorted(present, key=order.__getitem__):
         found = ", ".join(sorted(present, key=order.__getitem__))
         yield f"the sections come as {found}; they belong in the order {', '.join(present)}"
-    first = nb.cells[0].source if nb.cells else ""
-    if not first.startswith("# "):
-        yield "the first cell must start with the chapter's title, '# …'"
-    elif chapter.title not in first:
-        yield f"the first cell lacks the title of meta.yaml, {chapter.title!r}"
+    first = nb.cells[0].source.splitlines()[0] if nb.cells else ""
+    if first != (title := f"# {chapter.number} · {chapter.title}"):
+        yield f"the first line is {first!r}; with the title of meta.yaml it is {title!r}"
+    following = _next_ready(chapter)
+    last = next((c.source for c in nb.cells if "takeaways" in tags(c)), "")
+    if following and f"]({following}.ipynb)" not in last:
+        yield f"the takeaways have no link to the next chapter, […]({following}.ipynb)"
+
+
+def _next_ready(chapter: Chapter) -> str | None:
+    names = [c.name for c in Book.load(chapter.root).ready]
+    later = names[names.index(chapter.name) + 1 :] if chapter.name in names else []
+    return later[0] if later else None
 
 
 def _parameters(chapter: Chapter, nb: NotebookNode) -> Iterator[str]:
@@ -122,24 +133,26 @@ def _parameters(chapter: Chapter, nb: NotebookNode) -> Iterator[str]:
 
 
 def _exercises(chapter: Chapter, nb: NotebookNode) -> Iterator[str]:
-    if any("stub" in tags(c) for c in nb.cells):
-        yield "a cell tagged 'stub' is left; `nas-workbook run --write` folds it into the solution"
+    if any("stub" in tags(c) or "stub" in c.metadata for c in nb.cells):
+        yield "a stub is left; `nas-workbook run --write` puts it into an answer cell"
     for i, cell in enumerate(nb.cells):
-        following = nb.cells[i + 1 : i + 3]
+        following = [*nb.cells[i + 1 : i + 4], *[nbformat.v4.new_raw_cell()] * 3]
         if "exercise" in tags(cell):
-            where = f"exercise {cell.source.strip().splitlines()[0].strip('# ')!r}"
-            for word in ("difficulty", "minutes", "<details>"):
+            heading = cell.source.strip().splitlines()[0]
+            where = f"exercise {heading!r}"
+            if not re.match(rf"### Exercise {chapter.number}\.\d+ · \S", heading):
+                yield f"{where} is not headed '### Exercise {chapter.number}.1 · Name'"
+            for word in ("★", "minutes", "<details>"):
                 if word not in cell.source.lower():
-                    yield f"{where} does not state {word}"
-            if len(following) < 2 or "solution" not in tags(following[0]):
-                yield f"{where} must be followed by its solution and then its check"
+                    yield f"{where} does not state {'difficulty, ★☆☆' if word == '★' else word}"
+            if "answer" not in tags(following[0]):
+                yield f"{where} must be followed by its answer cell, its check and its solution"
             elif not re.search(r"\bchecks\.ex_\d+_\d+\(", following[1].source):
-                yield f"{where}: the cell after the solution must call checks.ex_…"
-        if "solution" in tags(cell):
-            if not cell.metadata.get("stub", "").strip():
-                yield f"the solution `{cell.source[:40]}…` has no stub"
-            if not cell.metadata.get("jupyter", {}).get("source_hidden"):
-                yield f"the solution `{cell.source[:40]}…` is not folded"
+                yield f"{where}: the cell after the answer must call checks.ex_…"
+            elif "solution" not in tags(following[2]):
+                yield f"{where}: the cell after the check must be the solution"
+        if "solution" in tags(cell) and not cell.metadata.get("jupyter", {}).get("source_hidden"):
+            yield f"the solution `{cell.source[:40]}…` is not folded"
 
 
 def _questions(chapter: Chapter, nb: NotebookNode) -> Iterator[str]:
@@ -159,6 +172,9 @@ def _source(chapter: Chapter, nb: NotebookNode) -> Iterator[str]:
         if match := re.search(r"^\s*[!%].*", cell.source, flags=re.M):
             yield f"{where}: `{match[0].strip()}`: no magics and no shell commands"
             continue
+        for line in cell.source.splitlines():
+            if len(line) > MAX_COLUMNS:
+                yield f"{where}: {len(line)} columns; {MAX_COLUMNS} is the limit: {line[:40]}…"
         if re.search(r";\s*(#.*)?$", cell.source, flags=re.M):
             yield f"{where}: a trailing `;` hides an output"
         if match := _ABSOLUTE.search(cell.source):

@@ -1,10 +1,12 @@
 """Every ready chapter: its rules, and that its committed execution is one of its own cells."""
 
+import ast
 import re
 
 import pytest
 
 from nas_core.workbook import Book, notebooks
+from nas_core.workbook.book import PROFILES
 from tests.notebooks.rules import lint
 
 BOOK = Book.load()
@@ -28,12 +30,24 @@ def test_committed_as_the_runner_writes_it(chapter):
 
 
 @pytest.mark.parametrize("chapter", READY)
-def test_solutions_pass_their_checks(chapter):
-    """nbval executes the solutions; here: what the committed checks say."""
-    for cell in notebooks.code_cells(notebooks.read(chapter.path)):
-        if re.search(r"\bchecks\.ex_\d", cell.source):
-            text = "".join(o.get("text", "") for o in cell.outputs)
-            assert "✓" in text and "✗" not in text, cell.source
+def test_solutions_pass_their_checks_and_stubs_are_told(chapter, capsys):
+    """In a namespace that has nothing but the chapter's imports."""
+    cells = notebooks.arranged(notebooks.read(chapter.path)).cells
+    names: dict = {}
+    for cell in cells:
+        for node in ast.parse(cell.source).body if cell.cell_type == "code" else ():
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                exec(ast.unparse(node), names)
+    answers = [i for i, cell in enumerate(cells) if "answer" in notebooks.tags(cell)]
+    assert answers
+    for stub, check, solution in (cells[i : i + 3] for i in answers):
+        assert re.search(r"\bchecks\.ex_\d", check.source)
+        exec(stub.source, names)
+        exec(check.source, names)
+        assert capsys.readouterr().out.startswith("○"), check.source
+        exec(solution.source, names)
+        exec(check.source, names)
+        assert capsys.readouterr().out.startswith("✓"), check.source
 
 
 def test_notebooks_and_entries_belong_together():
@@ -41,9 +55,22 @@ def test_notebooks_and_entries_belong_together():
     ready = {c.name for c in BOOK.ready}
     assert ready <= files, "status is ready, but there is no notebook"
     assert files <= set(BOOK.chapters), "a notebook without a block in meta.yaml"
-    for chapter in BOOK.ready:
-        assert set(chapter.needs) <= set(BOOK.chapters)
-        assert {"read", "smoke"} <= set(chapter.minutes), f"{chapter.name}: minutes are missing"
+
+
+@pytest.mark.parametrize("chapter", BOOK.chapters.values(), ids=lambda c: c.name)
+def test_entries_of_meta_yaml(chapter):
+    """What the code takes for granted."""
+    assert chapter.status in ("ready", "planned")
+    assert re.fullmatch(r"\d\d_\w+", chapter.name)
+    assert set(chapter.needs) <= set(BOOK.chapters)
+    for settings in (chapter.profiles, chapter.limits):
+        assert set(settings) <= set(PROFILES)
+    assert set(chapter.minutes) <= {"read", *PROFILES}
+    smoke = chapter.profiles["smoke"]
+    assert all(set(chapter.profile(name)) == set(smoke) for name in chapter.profiles)
+    assert all(set(cell) == {"cell", "reason"} for cell in chapter.ignored_cells)
+    if chapter.status == "ready":
+        assert {"read", "smoke"} <= set(chapter.minutes)
 
 
 def test_references_are_cited_by_key():

@@ -8,7 +8,7 @@ from tests.notebooks.rules import ANATOMY, lint, measure
 from tests.workbook.books import code, make_book, text
 
 NAME = "03_a_chapter"
-EXERCISE = "### Exercise 3.1\n\nDifficulty ●○○ · 5 minutes\n\n<details>a hint</details>"
+EXERCISE = "### Exercise 3.1 · f\n\nDifficulty ★☆☆ · 5 minutes\n\n<details>a hint</details>"
 
 
 def cells():
@@ -18,13 +18,9 @@ def cells():
         *[text(f"## {tag}", tag) for tag in ("picture", "theory")],
         code("expect('a', 1.0, 0, 2)", "probe"),
         text(EXERCISE, "exercise"),
-        code(
-            "def f():\n    return 1",
-            "solution",
-            stub="def f(): ...",
-            jupyter={"source_hidden": True},
-        ),
+        code("def f(): ...", "answer"),
         code("checks.ex_3_1(f)"),
+        code("def f():\n    return 1", "solution", jupyter={"source_hidden": True}),
         *[text(f"## {tag}", tag) for tag in ("experiment", "replay", "claims", "break-it")],
         text("## Questions\n" + "<details>answer</details>\n" * 5, "questions"),
         text("## Takeaways", "takeaways"),
@@ -37,6 +33,7 @@ def chapter(tmp_path):
     root = make_book(tmp_path / "book", {NAME: cells()}, **{NAME: ignored})
     found = Book.load(root).find(3)
     edit(found, lambda nb: nb.cells[0]["metadata"].update(tags=["title"]))
+    edit(found, set_source("title", f"# 3 · {NAME}"))
     return found
 
 
@@ -53,7 +50,7 @@ def edit(chapter, change):
 def test_a_good_chapter_has_no_problems(chapter):
     assert lint(chapter) == []
     size = measure(chapter)
-    assert (size.code_cells, size.code_lines, size.exercises, size.expectations) == (5, 8, 1, 1)
+    assert (size.code_cells, size.code_lines, size.exercises, size.expectations) == (6, 9, 1, 1)
 
 
 def find(nb, tag):
@@ -91,8 +88,8 @@ def set_source(tag, source):
     return lambda nb: find(nb, tag).update(source=source)
 
 
-def no_stub(nb):
-    del find(nb, "solution").metadata["stub"]
+def stub_left(nb):
+    find(nb, "solution").metadata["stub"] = "def f(): ..."
 
 
 def unfolded(nb):
@@ -105,18 +102,22 @@ def uncounted(nb):
 
 BREACHES = [
     (swap, "belong in the order"),
-    (set_source("title", "# Something else"), "lacks the title of meta.yaml"),
-    (set_source("title", "no title"), "must start with"),
+    (set_source("title", "# Something else"), "with the title of meta.yaml it is '# 3 · 03_a"),
+    (set_source("title", f"# 03 · {NAME}"), "with the title of meta.yaml it is '# 3 · 03_a"),
     (set_source("parameters", "PROFILE = 'smoke'\nSEED = 0"), "lacks DEVICE"),
     (set_source("parameters", "PROFILE = 'study'\nSEED = 0\nDEVICE = ''"), "committed as 'smoke'"),
     (set_source("parameters", "SEED = 1 + len(x)"), "only NAME = literal"),
-    (set_source("exercise", "### Exercise\n minutes <details>"), "does not state difficulty"),
-    (set_source("exercise", "### Exercise\n difficulty, minutes"), "does not state <details>"),
+    (set_source("exercise", "### Exercise 3.1 · f\n minutes <details>"), "not state difficulty"),
+    (set_source("exercise", "### Exercise 3.1 · f\n ★, minutes"), "does not state <details>"),
+    (set_source("exercise", "### Exercise 3.1 — f\n ★ minutes <details>"), "is not headed"),
     (set_source("questions", "<details>" * 4), "4 questions"),
-    (no_stub, "has no stub"),
+    (stub_left, "a stub is left"),
     (unfolded, "is not folded"),
-    (untag("solution"), "must be followed by its solution"),
-    (append("x = 1", "stub"), "folds it"),
+    (untag("answer"), "must be followed by its answer cell"),
+    (untag("solution"), "must be the solution"),
+    (append("x = 1", "stub"), "a stub is left"),
+    (append(f"x = {'1' * 90}"), "94 columns; 88 is the limit"),
+    (append("print(table.to_string())"), "tables printed as text wrap"),
     (append("!pip install x"), "no magics"),
     (append("%matplotlib inline"), "no magics"),
     (append("x = 1;"), "trailing `;`"),
@@ -134,10 +135,10 @@ BREACHES = [
     (append("x", output=stream("careful", "stderr")), "writes to stderr"),
     (append("x", output=stream("<Thing at 0x7f12>")), "a default repr (at 0x7f12)"),
     (append("x", output=stream("saved in /tmp/y")), "absolute path '/tmp/'"),
-    (append("x", "nbval-skip"), "2 of 6 code cells are not compared; 1 may be"),
+    (append("x", "nbval-skip"), "2 of 7 code cells are not compared; 1 may be"),
     (append("x", "nbval-skip"), "meta.yaml gives no reason"),
     (untag("setup"), "ignored cells that do not exist: setup"),
-    (append("x = 1\n" * 351), "359 visible lines"),
+    (append("x = 1\n" * 351), "360 visible lines"),
     (append("x", output=stream("y" * 500_001)), "500,000 is the limit"),
     (uncounted, "execution counts are"),
 ]
@@ -153,6 +154,15 @@ def test_what_looks_like_a_breach_and_is_none(chapter):
     edit(chapter, append("s = 'a;b'  # c; d\nratio = a/home/b\nurl = 'x.org/tmp/'"))
     edit(chapter, lambda nb: find(nb, "setup").update(source="t = time.perf_counter()"))
     assert lint(chapter) == []
+
+
+def test_the_next_chapter_is_linked(tmp_path):
+    root = make_book(tmp_path / "book", {NAME: cells(), "04_next": []})
+    found = Book.load(root).find(3)
+    missing = "no link to the next chapter, […](04_next.ipynb)"
+    assert any(missing in problem for problem in lint(found))
+    edit(found, set_source("takeaways", "**Next:** [chapter 4](04_next.ipynb)"))
+    assert not any(missing in problem for problem in lint(found))
 
 
 def test_missing_and_damaged_notebooks(chapter):
