@@ -1,5 +1,7 @@
 """Training: devices, seeds, data as tensors, the step, the epoch loop, checkpoints."""
 
+# ruff: noqa: F401 — what is imported here is what other rooms may use
+
 from nas_core.files import write_atomic
 from nas_core.training.augment import Augment
 from nas_core.training.checkpoint import (
@@ -46,42 +48,3 @@ from nas_core.training.tensors import (
     TensorData,
     derived_seeds,
 )
-
-__all__ = [
-    "Augment",
-    "CorruptCheckpoint",
-    "EarlyStopping",
-    "History",
-    "LoopResult",
-    "MovingAverage",
-    "NonFiniteLoss",
-    "Splits",
-    "Stateful",
-    "TensorData",
-    "Timing",
-    "TrainConfig",
-    "accuracy",
-    "cosine_lr",
-    "derived_seeds",
-    "descend",
-    "describe_device",
-    "evaluate",
-    "fingerprint",
-    "load_checkpoint",
-    "make_optimizer",
-    "one_thread",
-    "pick_device",
-    "progress_bar",
-    "rng_state",
-    "run_epochs",
-    "save_atomic",
-    "seed_everything",
-    "set_lr",
-    "set_rng_state",
-    "step_lr",
-    "time_call",
-    "train_classifier",
-    "train_epoch",
-    "versions",
-    "write_atomic",
-]

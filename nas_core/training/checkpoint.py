@@ -78,19 +78,11 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Any
     try:
         with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
             damaged = archive.testzip()
-    except zipfile.BadZipFile as error:
-        if str(error).startswith("Bad CRC"):
-            damaged = str(error)
-        else:
-            raise CorruptCheckpoint(
-                f"{path} is not a readable checkpoint: it is cut short or of another kind "
-                f"({error}). Put a copy of it back, or give this run another file"
-            ) from error
     except Exception as error:  # half a dozen kinds, depending on the broken byte
-        reason = str(error) or type(error).__name__
         raise CorruptCheckpoint(
-            f"{path} is not a readable checkpoint ({reason}). Put a copy of it back, or give this "
-            "run another file"
+            f"{path} is not a readable checkpoint: it is cut short or of another kind "
+            f"({str(error) or type(error).__name__}). Put a copy of it back, or give this run "
+            "another file"
         ) from error
     if damaged is not None:
         raise CorruptCheckpoint(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -39,11 +40,9 @@ class NonFiniteLoss(RuntimeError):
 
     def __init__(self, what: str, epoch: int, checkpoint: Path | None):
         self.epoch, self.checkpoint = epoch, checkpoint
-        kept = (
-            f"the last good state (before epoch {epoch}) is in {checkpoint}"
-            if checkpoint
-            else "no checkpoint was asked for, so nothing is kept"
-        )
+        kept = "no checkpoint was asked for, so nothing is kept"
+        if checkpoint:
+            kept = f"the last good state (before epoch {epoch}) is in {checkpoint}"
         super().__init__(
             f"{what} in epoch {epoch}; {kept}. Lower the learning rate (÷ 3 to ÷ 10), or look at "
             "the inputs of that epoch for values that are not finite."
@@ -63,7 +62,9 @@ class History:
         return self.rows[index]
 
     def append(self, row: Mapping[str, Any]) -> None:
-        self.rows.append({key: _plain(value) for key, value in row.items()})
+        """Add an epoch; numbers of NumPy and PyTorch become Python's."""
+        numbers = (Tensor, np.generic)
+        self.rows.append({k: v.item() if isinstance(v, numbers) else v for k, v in row.items()})
 
     def frame(self) -> pd.DataFrame:
         """Tidy table: a row per epoch, a column per quantity."""
@@ -215,8 +216,9 @@ def run_epochs(
 
     def watch() -> EarlyStopping:
         stopping = EarlyStopping(patience, mode)
-        for epoch, row in enumerate(history.rows if monitor else []):
-            stopping.update(_monitored(row, monitor or ""), epoch)
+        if monitor:
+            for epoch, row in enumerate(history.rows):
+                stopping.update(row[monitor], epoch)
         return stopping
 
     if path is not None and path.exists():
@@ -233,12 +235,15 @@ def run_epochs(
             row = {"epoch": epoch, **body(epoch)}
             _check_finite(row, state, path)
             history.append(row)
-            if monitor and stopping.update(_monitored(history[-1], monitor), epoch) and patience:
+            if monitor and monitor not in row:
+                raise ValueError(f"monitor is {monitor!r}; an epoch returns {sorted(row)}")
+            if monitor and stopping.update(history[-1][monitor], epoch) and patience:
                 modules = {n: part for n, part in state.items() if isinstance(part, nn.Module)}
                 best_weights = {n: copy.deepcopy(m.state_dict()) for n, m in modules.items()}
             if path is not None:
                 save()
-            bar.set_postfix(_summary(history[-1]), refresh=False)
+            numbers = [(k, f"{v:.3g}") for k, v in history[-1].items() if isinstance(v, float)]
+            bar.set_postfix(dict(numbers[:4]), refresh=False)
             bar.update()
     except KeyboardInterrupt:
         interrupted = True
@@ -302,14 +307,8 @@ def _check_identity(
             )
 
 
-def _monitored(row: Row, monitor: str) -> float:
-    if monitor not in row:
-        raise ValueError(f"monitor is {monitor!r}; an epoch returns {sorted(row)}")
-    return row[monitor]
-
-
 def _check_finite(row: Row, state: Mapping[str, Stateful], checkpoint: Path | None) -> None:
-    """The one look per epoch at whether numbers still are numbers."""
+    """Refuse NaN and infinity, once per epoch, so that no step has to wait for the device."""
     epoch = row["epoch"]
     for key, value in row.items():
         if key.endswith("loss") and not math.isfinite(value):
@@ -320,15 +319,3 @@ def _check_finite(row: Row, state: Mapping[str, Stateful], checkpoint: Path | No
         tensors = [t.detach() for t in part.state_dict().values() if t.is_floating_point()]
         if tensors and not torch.stack([t.isfinite().all() for t in tensors]).all():
             raise NonFiniteLoss(f"a weight of {name!r} is not finite", epoch, checkpoint)
-
-
-def _plain(value: Any) -> Any:
-    """Numbers of NumPy and PyTorch as Python's: rows are stored in files and compared."""
-    if isinstance(value, Tensor) or type(value).__module__ == "numpy":
-        return value.item()
-    return value
-
-
-def _summary(row: Row) -> dict[str, str]:
-    numbers = {k: v for k, v in row.items() if isinstance(v, float) and k != "epoch"}
-    return {key: f"{value:.3g}" for key, value in list(numbers.items())[:4]}

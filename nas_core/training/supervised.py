@@ -247,21 +247,6 @@ def evaluate(
             outputs `[B, K, ...]`. Targets below 0 are ignored, as by `cross_entropy`.
         data: measured without augmentation, in order.
     """
-    loss, right, count = _totals(model, data, batch_size, with_loss=True)
-    return {"loss": loss / count, "accuracy": right / count}
-
-
-@torch.no_grad()
-def accuracy(model: Callable[[Tensor], Tensor], data: TensorData, batch_size: int = 512) -> float:
-    """Share of the targets whose logit is the largest; arguments as for `evaluate`."""
-    _, right, count = _totals(model, data, batch_size, with_loss=False)
-    return right / count
-
-
-def _totals(
-    model: Callable[[Tensor], Tensor], data: TensorData, batch_size: int, *, with_loss: bool
-) -> tuple[float, float, float]:
-    """Summed loss, right answers and counted targets; the device is waited for once."""
     if len(data) == 0:
         raise ValueError("there are no examples to evaluate on")
     _check_targets(data)
@@ -273,17 +258,21 @@ def _totals(
             module.training = False
         for x, y in data.plain().batches(batch_size, seed=0, shuffle=False):
             output = model(x).float()  # [B, K, ...]
-            if with_loss:
-                totals[0] += cross_entropy(output, y, reduction="sum")
+            totals[0] += cross_entropy(output, y, reduction="sum")
             totals[1] += (output.argmax(1) == y).sum()
             totals[2] += (y >= 0).sum()
     finally:
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode  # one by one: frozen parts may have been in eval mode before
-    loss, right, count = totals.tolist()
+    loss, right, count = totals.tolist()  # the only time the device is waited for
     if count == 0:
         raise ValueError("every target is below 0, so there is none to evaluate on")
-    return loss, right, count
+    return {"loss": loss / count, "accuracy": right / count}
+
+
+def accuracy(model: Callable[[Tensor], Tensor], data: TensorData, batch_size: int = 512) -> float:
+    """Share of the targets whose logit is the largest; arguments as for `evaluate`."""
+    return evaluate(model, data, batch_size)["accuracy"]
 
 
 def _check_targets(data: TensorData) -> None:

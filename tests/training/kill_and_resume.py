@@ -1,7 +1,8 @@
 """Helper of test_resume.py, run as a program of its own (one import of torch, many forks).
 
-A run is forked, killed with SIGKILL after a random time, and forked again, until it has been killed
-often enough; then it may finish. Prints how often it was killed and how far it had come each time.
+A run is forked, killed with SIGKILL a random time after it has saved an epoch or two, and forked
+again, until it has been killed often enough; then it may finish. Prints after how many epochs it
+was killed, for each time.
 """
 
 import json
@@ -69,17 +70,34 @@ def epochs_done(checkpoint: Path) -> int:
     return len(load_checkpoint(checkpoint)["history"]["rows"]) if checkpoint.exists() else 0
 
 
+def wait_for_saves(checkpoint: Path, saves: int, pid: int) -> None:
+    """Return when the file was replaced so often, or the process has ended by itself."""
+    seen = written(checkpoint)
+    while saves:
+        info = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if info is not None:
+            return
+        time.sleep(0.0005)
+        now = written(checkpoint)
+        saves -= now != seen
+        seen = now
+
+
+def written(checkpoint: Path) -> int:
+    return checkpoint.stat().st_ino if checkpoint.exists() else 0
+
+
 def main(folder: Path, optimizer: str, kills: int, seed: int) -> None:
     one_thread()
     start = time.monotonic()
     pid = forked(folder / "whole.ckpt", folder / "whole.pt", optimizer)
     assert os.waitpid(pid, 0)[1] == 0
-    seconds = time.monotonic() - start  # of a whole run: the kills are spread over this
-    random_time, killed_at, attempts = random.Random(seed), [], 0
-    while len(killed_at) < kills and attempts < 4 * kills:
-        attempts += 1
+    epoch_seconds = (time.monotonic() - start) / EPOCHS
+    random_time, killed_at = random.Random(seed), []
+    for _ in range(kills):
         pid = forked(folder / "killed.ckpt", folder / "killed.pt", optimizer)
-        time.sleep(random_time.uniform(0.1, 1.2) * seconds / kills)
+        wait_for_saves(folder / "killed.ckpt", random_time.randint(1, 2), pid)
+        time.sleep(random_time.uniform(0, 1.5) * epoch_seconds)  # anywhere in an epoch or a save
         os.kill(pid, signal.SIGKILL)
         status = os.waitpid(pid, 0)[1]
         if not os.WIFSIGNALED(status):
