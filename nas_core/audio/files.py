@@ -10,8 +10,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-# A float recording may exceed 1 a little; beyond this its numbers are of another unit.
-LOUDEST = 8.0
+# Mixtures and float recordings may exceed 1; beyond this the numbers are of another unit. (Noise
+# full of clicks, scaled to a common level, reaches 20.)
+LOUDEST = 100.0
 
 
 class AudioFileError(ValueError):
