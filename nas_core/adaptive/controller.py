@@ -79,6 +79,7 @@ class FixedController(nn.Module):
     """
 
     fixed: Tensor
+    blind: Blind = None
     macs = 0
 
     def __init__(self, mask: Tensor):

@@ -14,8 +14,19 @@ from torch.nn.functional import cross_entropy
 
 from nas_core.adaptive.network import AdaptiveNetwork, Unrolled
 from nas_core.audio.streams import StreamSet
-from nas_core.search.reinforce import MovingAverage, policy_loss, reward_to_go
-from nas_core.training import History, derived_seeds, run_epochs, versions
+from nas_core.search.reinforce import policy_loss, reward_to_go
+from nas_core.training import (
+    History,
+    MovingAverage,
+    cosine_lr,
+    derived_seeds,
+    descend,
+    fingerprint,
+    make_optimizer,
+    run_epochs,
+    set_lr,
+    versions,
+)
 
 
 @dataclass(frozen=True)
@@ -27,8 +38,9 @@ class SanasConfig:
     lr: float = 1e-3  # Adam, β = 0.9, 0.999; ends at lr / 100 on a cosine (1e-3 … 1e-5)
     weight_decay: float = 1e-5  # on trunk and classifier only
     lam: float = 0.1  # λ per *full network*, so it has no unit; the thesis' λ is lam / full_macs
-    spend: float | None = None  # mean cost to reach, as a share of the full network: λ then starts
-    # at `lam` and rises while more is spent. Two controllers can be compared at equal cost.
+    spend: float | None = None  # mean cost of sampled architectures to reach, as a share of the
+    # full network: λ then starts at `lam` and follows. For comparisons at equal cost (sample then
+    # in evaluation, too: the most probable architectures of a blind controller cost less).
     credit: Literal["step", "sequence"] = "step"  # "sequence": the whole return of eq. 4.3
     discount: float = 0.0  # of later rewards, for credit per step
     keep: float = 0.9  # share of the old value in the moving-average baseline
@@ -95,40 +107,45 @@ def train(
             row |= {f"macs {word}": value for word, value in costs.dropna().items()}
         return row
 
+    identity = {
+        "schedule": config.epochs,  # the learning rate of an epoch depends on how many there are
+        "model": fingerprint(model, model.edge_macs, model.controller.blind),
+        "data": data.fingerprint(),
+        "validation": validation and validation.fingerprint(),
+    }
+    parts = ("model", "optimizer", "baseline", "price")
     result = run_epochs(
         body,
         config.epochs,
-        state={
-            "model": model,
-            "optimizer": learner.optimizer,
-            "baseline": learner.baseline,
-            "price": learner.price,
-        },
+        state={name: getattr(learner, name) for name in parts},
         history=History(),
         checkpoint=checkpoint,
         progress=progress,
-        config=asdict(config),
+        config=asdict(config) | identity,
     )
     frame = result.history.frame()
     return SanasRun(frame, config, model.full_macs, versions(), result.interrupted)
 
 
 class _Price:
-    """λ, constant or driven towards a mean cost (dual ascent on `SanasConfig.spend`)."""
+    """λ: constant, or a proportional-integral control that drives the mean cost to `spend`."""
 
     def __init__(self, config: SanasConfig):
-        self.lam, self.spend = config.lam, config.spend
+        self.lam = self.base = config.lam
+        self.spend = config.spend
 
     def update(self, cost: float) -> None:
-        """Raise λ when a batch cost more than `spend`, lower it when less."""
+        """Raise λ after a batch that cost more than `spend`, lower it after one that cost less."""
         if self.spend is not None:
-            self.lam = max(0.0, self.lam + 0.02 * (cost - self.spend) / self.spend)
+            excess = (cost - self.spend) / self.spend
+            self.base = max(0.0, self.base + 0.01 * excess)
+            self.lam = max(0.0, self.base + 2 * excess)
 
     def state_dict(self) -> dict[str, float]:
-        return {"lam": self.lam}
+        return {"lam": self.lam, "base": self.base}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        self.lam = state["lam"]
+        self.lam, self.base = state["lam"], state["base"]
 
 
 class _Learner:
@@ -141,32 +158,29 @@ class _Learner:
         groups = [{"params": others, "weight_decay": config.weight_decay}]
         if controller:
             groups.append({"params": controller, "weight_decay": 0.0})
-        self.optimizer = torch.optim.Adam(groups, lr=config.lr, fused=True)
+        self.optimizer = make_optimizer(groups, "adam", lr=config.lr)
 
     def epoch(self, epoch: int) -> dict[str, float]:
-        c, model = self.config, self.model
+        c, model, data = self.config, self.model, self.data
         order_seed, sample_seed = derived_seeds(c.seed, epoch)
         torch.manual_seed(sample_seed)  # dropout of the baselines, noise of a blind controller
-        order = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(order_seed))
-        generator = torch.Generator().manual_seed(sample_seed)
-        for group in self.optimizer.param_groups:
-            group["lr"] = c.lr * (0.01 + 0.99 * (1 + float(np.cos(np.pi * epoch / c.epochs))) / 2)
+        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(order_seed))
+        generator = torch.Generator().manual_seed(sample_seed)  # of the architectures
+        set_lr(self.optimizer, cosine_lr(c.lr, epoch, c.epochs, floor=0.01))
         warm = epoch < c.warmup_epochs and model.controller.fixed is None
         model.train()
         sums, count = {"loss": 0.0, "cost": 0.0}, 0
         for index in order.split(c.batch_size):
-            index = index.to(self.data.length.device)
-            x, length = self.data.windows(index), self.data.length[index]  # x [B, T, 1, F, n_mfcc]
-            y = self.data.labels[index, : x.shape[1]]  # [B, T]
+            index = index.to(data.length.device)
+            x, length = data.windows(index), data.length[index]  # x [B, T, 1, F, n_mfcc]
+            labels = data.labels[index, : x.shape[1]]  # [B, T]
             unrolled = model.unroll(x, length, generator=generator, everything=warm)
             cost = model.macs(unrolled.mask) / model.full_macs  # [B, T]
             loss, parts = objective(
-                unrolled, y, length, cost, config=replace(c, lam=self.price.lam),
+                unrolled, labels, length, cost, config=replace(c, lam=self.price.lam),
                 weights=self.weights, baseline=None if warm else self.baseline,
             )  # fmt: skip
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self.optimizer.step()
+            descend(loss, self.optimizer)
             steps = int(length.sum())
             count += steps
             for name in sums:
@@ -196,7 +210,7 @@ def objective(
         baseline: updated by this call; without it only the weights of the network learn.
 
     Returns:
-        the scalar, and the means `loss` (Δ) and `cost` over real steps.
+        the scalar, and the means `loss` (Δ) over real steps and `cost` over those but step 0.
     """
     valid = torch.arange(labels.shape[1], device=labels.device) < length.unsqueeze(1)
     steps = valid.sum()
@@ -210,7 +224,8 @@ def objective(
         gain = returns((delta + config.lam * cost).detach(), config)
         reference = baseline.update(gain[valid])
         total = loss + policy_loss(unrolled.log_prob[valid], gain[valid], reference)
-    return total, {"loss": loss.detach(), "cost": cost.sum() / steps}
+    spent = cost[:, 1:].sum() / valid[:, 1:].sum().clamp(min=1)
+    return total, {"loss": loss.detach(), "cost": spent}
 
 
 def returns(rewards: Tensor, config: SanasConfig) -> Tensor:

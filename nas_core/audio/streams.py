@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nas_core.audio.corpus import RATE, SPLITS, UNKNOWN, Corpus, word_extent
 from nas_core.audio.features import MFCC, assemble
+from nas_core.training import fingerprint
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,10 @@ class StreamSet:
         """A copy whose tensors live on `device`."""
         moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return StreamSet(self.mfcc, self.classes, **moved)
+
+    def fingerprint(self) -> str:
+        """Identity of all values, for checkpoints."""
+        return fingerprint(self.classes, *(v for v in vars(self).values() if isinstance(v, Tensor)))
 
     def class_weights(self) -> Tensor:
         """Weights `[C]` that give every class that occurs the same say, of mean 1 over windows."""
