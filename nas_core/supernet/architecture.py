@@ -104,7 +104,11 @@ class Architecture:
         """
         try:
             record = json.loads(text)
-            fingerprint, space, names = (record[k] for k in ("fingerprint", "space", "edges"))
+            fingerprint, space, names = (
+                record["fingerprint"],
+                record["space"],
+                list(record["edges"]),
+            )
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"this is no architecture as `to_json` writes it: {error!r}") from None
         graph.require(fingerprint, space, "this architecture")
@@ -224,8 +228,9 @@ def _trace(supernet: SuperNetwork, kept: tuple[int, ...]) -> fx.GraphModule:
     def called(name: str, module: nn.Module, argument: fx.Node) -> fx.Node:
         """Add a copy of the module under a name that Python accepts, and a call of it."""
         key = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "module"
-        taken = keyword.iskeyword(key) or hasattr(modules, key) or hasattr(fx.GraphModule, key)
-        key = f"m_{key}" if key[0].isdigit() or taken else key
+        taken = hasattr(modules, key) or hasattr(fx.GraphModule, key) or key == "self"
+        if taken or key[0].isdigit() or keyword.iskeyword(key):
+            key = f"m_{key}"
         while key in modules:
             key += "_"
         modules[key] = copy_module(module)

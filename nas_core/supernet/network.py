@@ -171,6 +171,8 @@ class SuperNetwork(nn.Module):
             shapes[node] = arriving[node]
             if (op := self.node_op(number)) is not None:
                 shapes[node] = count_macs(op, arriving[node], f"the op of node {node}")[1]
+            if not number and shapes[node] != input_shape:
+                raise ValueError(f"the op of the source {node} must keep the shape of its input")
             for e in old.leaving[number]:
                 edge = old.edges[e]
                 macs[e], out = count_macs(self.edge_modules[e], shapes[node], f"edge {edge.name}")
@@ -180,8 +182,6 @@ class SuperNetwork(nn.Module):
                         f"edge {edge.name} gives shape {list(out)}, but another edge into "
                         f"{edge.target} gives {list(known)}; summands must agree"
                     )
-        if shapes[old.source] != input_shape:
-            raise ValueError(f"the op of the source {old.source} must keep the shape of its input")
         infos = [
             replace(edge, macs=macs[e], params=count_params(self.edge_modules[e]))
             for e, edge in enumerate(old.edges)

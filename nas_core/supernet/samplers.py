@@ -33,7 +33,31 @@ def bernoulli_log_prob(logits: Tensor, mask: Tensor, drawn: Tensor) -> Tensor:
     return (log_p * drawn.to(logits.dtype)).sum(1)
 
 
-class BernoulliSampler(nn.Module):
+class _Sampler(nn.Module):
+    """A graph and a logit per edge, `[E]`."""
+
+    def __init__(self, graph: Graph, logit: float):
+        super().__init__()
+        self.graph, self.initial_logit = graph, float(logit)
+        self.logits = nn.Parameter(torch.full((len(graph),), self.initial_logit))
+
+    def reset(self) -> None:
+        """Set every logit back to its initial value, as the thesis does after warm-up."""
+        with torch.no_grad():
+            self.logits.fill_(self.initial_logit)
+
+    def _checked(self) -> Tensor:
+        """The logits, refused where they are not finite: their entropy would be NaN."""
+        if not self.logits.isfinite().all():
+            e = int((~self.logits.isfinite()).nonzero()[0])
+            raise ValueError(
+                f"the logit of edge {self.graph.edges[e].name} is {self.logits[e].item()}; logits "
+                "must be finite, ±20 is as good as certain"
+            )
+        return self.logits
+
+
+class BernoulliSampler(_Sampler):
     """Γ: every edge is kept independently with probability γ = σ(γ̂).
 
     Edges are drawn in topological order and only where their source is already connected to the
@@ -49,10 +73,7 @@ class BernoulliSampler(nn.Module):
     fixed: Tensor
 
     def __init__(self, graph: Graph, *, logit: float = 3.0, fixed: Sequence[int] = ()):
-        super().__init__()
-        self.graph = graph
-        self.initial_logit = float(logit)
-        self.logits = nn.Parameter(torch.full((len(graph),), float(logit)))
+        super().__init__(graph, logit)
         always = torch.zeros(len(graph), dtype=torch.bool)
         if wrong := [e for e in fixed if not 0 <= e < len(graph)]:
             raise ValueError(
@@ -61,15 +82,10 @@ class BernoulliSampler(nn.Module):
         always[list(fixed)] = True
         self.register_buffer("fixed", always)
 
-    def reset(self) -> None:
-        """Set every γ̂ back to its initial value, as the thesis does after warm-up."""
-        with torch.no_grad():
-            self.logits.fill_(self.initial_logit)
-
     def sample(self, batch: int, generator: torch.Generator | None = None) -> Sample:
         """Draw one architecture per example of a batch of this size."""
         noise = torch.rand(batch, len(self.graph), generator=generator, device=self.logits.device)
-        wanted = (noise < torch.sigmoid(self.logits)) | self.fixed
+        wanted = (noise < torch.sigmoid(self._checked())) | self.fixed
         mask, drawn = self.graph.connected(wanted)
         return Sample(mask, *self._score(mask, drawn & ~self.fixed))
 
@@ -96,14 +112,14 @@ class BernoulliSampler(nn.Module):
 
     def probabilities(self) -> Tensor:
         """γ `[E]`, detached; 1 for fixed edges."""
-        return torch.where(self.fixed, 1.0, torch.sigmoid(self.logits)).detach()
+        return torch.where(self.fixed, 1.0, torch.sigmoid(self._checked())).detach()
 
     def mode(self) -> Tensor:
         """The deterministic architecture: the edges with γ > ½ on a live path, bool `[E]`."""
         return self.graph.reachable(self.probabilities() > 0.5)
 
 
-class ChoiceSampler(nn.Module):
+class ChoiceSampler(_Sampler):
     """Exactly one edge out of each group, drawn from a categorical distribution.
 
     A group only counts where one of its edges starts at a connected node, so choices are
@@ -119,15 +135,13 @@ class ChoiceSampler(nn.Module):
     membership: Tensor
 
     def __init__(self, graph: Graph, groups: Sequence[Sequence[int]]):
-        super().__init__()
-        self.graph = graph
+        super().__init__(graph, 0.0)
         flat = [e for group in groups for e in group]
         if len(set(flat)) < len(flat) or any(not 0 <= e < len(graph) for e in flat):
             raise ValueError(f"groups must be disjoint lists of edges 0…{len(graph) - 1}")
         if any(not group for group in groups):
             raise ValueError("a group needs at least one edge to choose from")
         self.groups = tuple(tuple(group) for group in groups)
-        self.logits = nn.Parameter(torch.zeros(len(graph)))
         member = torch.zeros(len(self.groups), len(graph), dtype=torch.bool)
         for g, group in enumerate(self.groups):
             member[g, list(group)] = True
@@ -139,14 +153,9 @@ class ChoiceSampler(nn.Module):
         groups = [[e for e, i in enumerate(graph.edges) if i.source == n] for n in graph.nodes]
         return cls(graph, [group for group in groups if group])
 
-    def reset(self) -> None:
-        """Back to uniform choices."""
-        with torch.no_grad():
-            self.logits.zero_()
-
     def _log_choice(self) -> Tensor:
         """log-probability of every edge within its group `[E]`; 0 for edges outside groups."""
-        logits = self.logits.masked_fill(~self.membership, -torch.inf)  # [G, E]
+        logits = self._checked().masked_fill(~self.membership, -torch.inf)  # [G, E]
         normaliser = torch.logsumexp(logits, 1)  # [G]
         return (
             self.logits - normaliser @ self.membership.to(normaliser.dtype)

@@ -271,3 +271,210 @@ def test_every_way_through_the_network_ends_with_the_op_of_the_sink():
         torch.testing.assert_close(
             y, net.edge_modules[2](x).add(net.edge_modules[1](net.edge_modules[0](x))).softmax(1)
         )
+
+
+def test_a_single_row_does_not_crash_batch_norm_at_a_node_either():
+    norm = nn.BatchNorm2d(3)
+    norm.running_mean.fill_(0.5)
+    net = SuperNetwork(
+        [("x", "a", nn.Identity()), ("a", "y", nn.Flatten()), ("x", "y", nn.Flatten())],
+        "x", "y", node_ops={"a": norm}, input_shape=(3, 1, 1),
+    )  # fmt: skip
+    x = torch.randn(4, 3, 1, 1)
+    mask = torch.ones(4, 3, dtype=torch.bool)
+    mask[1:, 0] = False  # row 0 alone uses node a
+    expected = x.flatten(1).clone()
+    expected[0] = (2 * x[0] - 0.5).flatten()
+    torch.testing.assert_close(net(x, mask), expected, atol=1e-4, rtol=1e-4)
+    assert norm.training and norm.running_mean[0] == 0.5
+
+
+class Starts(nn.Module):
+    """A module that changes its input in place, in one mode or in both."""
+
+    def __init__(self, only_training=False):
+        super().__init__()
+        self.only_training = only_training
+
+    def forward(self, x):
+        return x.mul_(2) if self.training or not self.only_training else x * 2
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.ReLU(inplace=True),
+        nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 4)),
+        nn.Sequential(nn.Identity(), nn.Hardtanh(inplace=True)),
+        nn.Sequential(nn.Flatten(), nn.ReLU(inplace=True)),
+        Starts(),
+    ],
+)
+@pytest.mark.parametrize("place", ["edge", "op of node"])
+def test_a_module_that_changes_its_input_is_refused_when_the_network_is_built(module, place):
+    edges = [("x", "a", nn.Linear(4, 4)), ("a", "y", nn.Identity()), ("x", "y", nn.Identity())]
+    if place == "edge":
+        edges[1] = ("a", "y", module)
+    ops = {"a": module} if place == "op of node" else None
+    with pytest.raises(ValueError, match=f"{place} a.*changes its input in place.*inplace=False"):
+        SuperNetwork(edges, "x", "y", node_ops=ops, input_shape=(4,))
+
+
+@pytest.mark.parametrize("module", [nn.ReLU(inplace=True), Starts(only_training=True)])
+def test_without_a_shape_or_in_training_alone_it_is_refused_when_it_is_called(module):
+    net = SuperNetwork([("x", "y", module), ("x", "y", nn.Identity())], "x", "y")
+    for mask in (None, torch.ones(2, dtype=torch.bool), torch.ones(3, 2, dtype=torch.bool)):
+        with pytest.raises(ValueError, match="edge x→y changes its input in place"):
+            net(torch.randn(3, 4), mask)
+
+
+def test_in_place_layers_behind_others_are_fine():
+    edges = [("x", "y", nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True)))]
+    net = SuperNetwork([*edges, ("x", "y", nn.Identity())], "x", "y", input_shape=(4,))
+    x = torch.randn(3, 4)
+    kept = x.clone()
+    net(x, torch.ones(3, 2, dtype=torch.bool)).sum().backward()
+    assert torch.equal(x, kept)
+    with torch.inference_mode():
+        assert net(torch.randn(3, 4)).shape == (3, 4)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6))
+def test_no_row_depends_on_the_masks_of_other_rows(seed):
+    net = small_net().eval()
+    x = torch.randn(6, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
+    mask, other = random_masks(net, 6, 0.7, seed), random_masks(net, 6, 0.7, seed + 1)
+    kept = x.clone()
+    changed = torch.cat([mask[:3], other[3:]])
+    torch.testing.assert_close(net(x, mask)[:3], net(x, changed)[:3], atol=1e-6, rtol=1e-5)
+    assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "words"),
+    [
+        (nn.LSTM(4, 4, batch_first=True), (5, 4), "edge a→y returns a tuple.*picks one"),
+        (nn.MultiheadAttention(4, 2), (5, 4), "edge a→y cannot process a float32 input"),
+        (nn.Flatten(0), (4,), r"edge a→y returns shape \[4\] for 1 examples"),
+    ],
+)
+def test_modules_that_do_not_map_a_tensor_to_a_tensor_are_named(module, shape, words):
+    edges = [("x", "a", nn.Identity()), ("a", "y", module)]
+    with pytest.raises(ValueError, match=words):
+        SuperNetwork(edges, "x", "y", input_shape=shape)
+
+
+def test_without_a_shape_they_are_named_when_called():
+    net = SuperNetwork([("x", "y", nn.LSTM(4, 4, batch_first=True))], "x", "y")
+    with pytest.raises(ValueError, match="edge x→y returns a tuple.*nn.LSTM"):
+        net(torch.randn(3, 5, 4))
+    net = SuperNetwork([("x", "y", nn.Linear(4, 1)), ("x", "y", nn.Identity())], "x", "y")
+    for mask in (None, torch.ones(3, 2, dtype=torch.bool)):
+        with pytest.raises(ValueError, match="summands of shapes .* meet at y"):
+            net(torch.randn(3, 4), mask)
+
+
+class ReadsValues(nn.Module):
+    """Cannot run on the meta device, where tensors have no values."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.layer(x) if x.sum().item() < 1e9 else x
+
+
+class HiddenTable(nn.Module):
+    """Holds a tensor that is no buffer, so it stays on its device."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.table = nn.Linear(4, 4), torch.ones(4)
+
+    def forward(self, x):
+        return self.layer(x) + self.table
+
+
+class UnsavedBuffer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.register_buffer("table", torch.ones(4), persistent=False)
+
+    def forward(self, x):
+        return self.layer(x) + self.table
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        ReadsValues(),
+        HiddenTable(),
+        UnsavedBuffer(),
+        nn.Linear(4, 4).double(),
+        nn.Linear(4, 4).half(),
+    ],
+)
+def test_modules_that_cannot_be_counted_without_values_are_run(module):
+    graph = SuperNetwork([("x", "y", module)], "x", "y", input_shape=(4,)).graph
+    assert graph.macs.tolist() == [16] and graph.shapes["y"] == (4,)
+
+
+def test_what_really_fails_is_told():
+    class Breaks(nn.Module):
+        def forward(self, x):
+            raise KeyError("no such stock")
+
+    with pytest.raises(ValueError, match="edge x→y cannot process .* 'no such stock'"):
+        SuperNetwork([("x", "y", Breaks())], "x", "y", input_shape=(4,))
+
+
+def test_parameters_of_two_modules_are_refused():
+    a, b = nn.Linear(6, 6, bias=False), nn.Linear(6, 6)
+    b.weight = a.weight  # 36 numbers that memory cost would count twice
+    edges = [("x", "h", a), ("h", "y", b)]
+    with pytest.raises(ValueError, match="edge x→h and edge h→y share parameters"):
+        SuperNetwork(edges, "x", "y")
+    norm = nn.BatchNorm1d(6)
+    edges = [("x", "h", a), ("h", "y", nn.Linear(6, 6))]
+    with pytest.raises(ValueError, match="op of node h and the op of node y share parameters"):
+        SuperNetwork(edges, "x", "y", node_ops={"h": norm, "y": norm})
+    relu = nn.ReLU()  # nothing is shared but code
+    SuperNetwork(edges, "x", "y", node_ops={"h": relu, "y": relu})
+    tied = nn.Sequential(a, nn.Linear(6, 6, bias=False))
+    tied[1].weight = a.weight  # within one edge: counted once
+    net = SuperNetwork([("x", "y", tied)], "x", "y", input_shape=(6,))
+    assert net.graph.params.tolist() == [36] and net.graph.macs.tolist() == [72]
+
+
+def test_mixed_dtypes_meet_at_a_node_under_autocast():
+    """A bfloat16 convolution and a float32 identity; also backwards."""
+    edges = [("x", "a", conv(3, 3)), ("x", "a", nn.Identity()), ("a", "y", nn.Identity())]
+    net = SuperNetwork(edges, "x", "y", input_shape=(3, 4, 4))
+    x = torch.randn(4, 3, 4, 4, requires_grad=True)
+    mask = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 1, 1], [1, 1, 1]]).bool()
+    expected = net.eval()(x, mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = {"rows": net(x, mask), "all": net(x), "one": net(x, mask[0])}
+    torch.testing.assert_close(got["rows"].float(), expected, atol=0.1, rtol=0.1)
+    assert got["rows"].dtype == got["all"].dtype == got["one"].dtype == torch.float32
+    got["rows"].sum().backward()
+    assert x.grad.isfinite().all() and (x.grad != 0).any()
+
+
+def test_shapes_follow_ops_that_change_them():
+    edges = [("x", "a", conv(3, 2)), ("a", "y", nn.Linear(2, 5))]
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net = SuperNetwork(
+        edges, "x", "y", node_ops={"a": pool, "y": nn.Linear(5, 7)}, input_shape=(3, 4, 4)
+    )
+    assert net.graph.shapes == {"x": (3, 4, 4), "a": (2,), "y": (7,)}
+    x, dead = torch.randn(2, 3, 4, 4), torch.zeros(2, dtype=torch.bool)
+    assert net(x, dead).shape == net(x).shape == (2, 7)
+    with pytest.raises(ValueError, match="op of the source x must keep the shape"):
+        SuperNetwork(
+            [("x", "y", nn.Linear(3, 3))], "x", "y", node_ops={"x": nn.Flatten()},
+            input_shape=(3, 3),
+        )  # fmt: skip

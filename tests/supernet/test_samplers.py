@@ -150,3 +150,27 @@ def test_parallel_edges_make_a_cell():
 def test_bad_groups_are_refused(groups):
     with pytest.raises(ValueError, match="group"):
         ChoiceSampler(graph_of(DIAMOND), groups)
+
+
+def test_choices_follow_their_generator_and_reset_to_uniform():
+    def masks(seed):
+        return paths().sample(50, torch.Generator().manual_seed(seed)).mask
+
+    before = torch.get_rng_state()
+    assert torch.equal(masks(5), masks(5)) and not torch.equal(masks(5), masks(6))
+    assert torch.equal(before, torch.get_rng_state())
+    sampler = paths()
+    assert not torch.allclose(sampler.probabilities()[:2], torch.tensor([0.5, 0.5]))
+    sampler.reset()
+    assert sampler.probabilities().tolist() == pytest.approx([0.5, 0.5, 0.5, 0.5, 1.0])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("make", [diamond, paths])
+def test_logits_that_are_not_finite_are_refused(make, value):
+    sampler = make()
+    with torch.no_grad():
+        sampler.logits[2] = value
+    for use in (lambda: sampler.sample(3), sampler.mode, sampler.probabilities):
+        with pytest.raises(ValueError, match=f"logit of edge e2 is {value}"):
+            use()
