@@ -1,14 +1,14 @@
 """Budgeted super-networks: learn weights and architecture together under any cost.
 
-The objective is E_{H ~ Γ} [ Δ(f(x, H ⊙ E, θ), y) + λ max(0, C(H ⊙ E) − C_max) ] (thesis eq. 3.10),
-minimised by gradient descent on θ and by REINFORCE with the batch mean as baseline on Γ
-(eq. 3.25). One architecture is drawn for every example of a batch.
+The objective is E_{H ~ Γ} [ Δ(f(x, H ⊙ E, θ), y) + λ max(0, C(H ⊙ E) − C_max) ] (thesis eq. 3.10).
+Gradient descent minimises it in θ, and REINFORCE with the batch mean as baseline minimises it in
+Γ (eq. 3.25). One architecture is drawn for every example of a batch.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,27 +16,44 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from nas_core.costs import Cost, price
+from nas_core.costs import AdditiveCost, Cost, Latency, price
 from nas_core.search.reinforce import overspend, policy_loss
-from nas_core.search.run import Run
-from nas_core.search.space_profile import profile_space
-from nas_core.supernet import Architecture, BernoulliSampler, ChoiceSampler, SuperNetwork
-from nas_core.training import Splits, derived_seeds, run_epochs, versions
-from nas_core.training import evaluate as measure
+from nas_core.search.run import Run, SearchWarning
+from nas_core.search.space_profile import SpaceProfile, profile_space
+from nas_core.supernet import Architecture, BernoulliSampler, ChoiceSampler, Graph, SuperNetwork
+from nas_core.training import (
+    History,
+    Splits,
+    derived_seeds,
+    descend,
+    evaluate,
+    fingerprint,
+    make_optimizer,
+    run_epochs,
+    set_lr,
+    step_lr,
+    versions,
+)
 
 
 @dataclass(frozen=True)
 class BudgetConfig:
-    """Hyper-parameters of a budgeted search; the defaults are those of thesis section 3.5.2."""
+    """Hyper-parameters of a budgeted search.
+
+    Those of θ are the thesis' (section 3.5.2). Those of Γ are ours. The authors' released code
+    takes plain SGD steps of rate 1e-3 on a loss *summed* over a batch of 64, which is a rate of
+    .064 on our mean, and chooses λ and the budget on validation data.
+    """
 
     epochs: int = 300  # in all, warm-up included
     warmup_epochs: int = 50  # with the whole super-network and no sampling
     batch_size: int = 128
     lr: float = 0.1  # of θ
     milestones: tuple[int, ...] = (150, 225)  # epochs before which lr is divided by 10
-    momentum: float = 0.9
+    momentum: float = 0.9  # of θ
     weight_decay: float = 1e-4  # on θ only
-    gamma_lr: float = 3.0  # of Γ̂; our loss is a mean over the batch where the authors sum
+    gamma_lr: float = 0.1  # of Γ̂, on the mean over the batch; fast rates decide by chance
+    gamma_momentum: float = 0.0  # of Γ̂; 0.9 multiplies the rate by ten
     lam: float = 1.0  # λ, per unit of the full network's cost, so that it has no unit
     entropy_weight: float = 0.0  # bonus for the entropy of Γ; the thesis uses none
     max_logit: float | None = None  # |γ̂| at most; with a fast Γ it stops early, final decisions
@@ -49,14 +66,24 @@ class BudgetConfig:
                 f"warmup_epochs is {self.warmup_epochs}; it must be in 0…{self.epochs - 1}, "
                 "so that sampling starts before the last epoch"
             )
-        if self.max_logit is not None and self.max_logit <= 0:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
+        if self.max_logit is not None and not self.max_logit > 0:
             raise ValueError(f"max_logit is {self.max_logit}; it must be positive, or None")
-        if self.lam < 0:
+        if not 0 <= self.lam < math.inf:
             raise ValueError(f"lam is {self.lam}; a negative λ would reward overspending")
+        if not (0 <= self.gamma_lr < math.inf and math.isfinite(self.entropy_weight)):
+            raise ValueError(
+                f"gamma_lr is {self.gamma_lr}, entropy_weight {self.entropy_weight}; both must be "
+                "finite, and gamma_lr at least 0"
+            )
+        make_optimizer([], lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        make_optimizer([], lr=1.0, momentum=self.gamma_momentum)
+        self.lr_at(0)
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of θ in an epoch: divided by 10 at every milestone passed."""
-        return self.lr * 0.1 ** sum(epoch >= m for m in self.milestones)
+        return step_lr(self.lr, epoch, self.milestones)
 
 
 def per_example_loss(output: Tensor, target: Tensor) -> Tensor:
@@ -83,33 +110,138 @@ def budgeted(
         sampler: Γ over the edges; stays on the CPU. It is reset after warm-up.
         cost: any callable from pruned masks `[B, E]` to `[B]`; it may be stochastic.
         budget: C_max, in the unit of the cost.
-        data: `train` is learned from; `val` is only measured.
+        data: θ and Γ learn from `train`; `val` is only measured.
         checkpoint: file that is written after every epoch and, if it exists, continued from bit
-            for bit.
+            for bit. It belongs to one space, sampler, cost, budget, data set and configuration.
+
+    Warns:
+        SearchWarning: when the result should not be trusted, and why; see `Run.diagnosis`.
 
     Raises:
-        ValueError: when even the cheapest architecture costs more than the budget.
+        ValueError: when even the cheapest architecture costs more than the budget, or when the
+            checkpoint belongs to another search.
         NonFiniteLoss: when the loss is no longer finite; the last good checkpoint is kept.
     """
-    full_cost = _checked_budget(supernet, cost, budget, config.seed)
-    search = _Search(supernet, sampler, cost, budget, full_cost, data, config)
+    graph = supernet.graph
+    if sampler.graph.fingerprint != graph.fingerprint:
+        raise ValueError(
+            f"the sampler draws from {sampler.graph.name}, the super-network is {graph.name}; "
+            "make the sampler from supernet.graph"
+        )
+    if not sampler.logits.isfinite().all():
+        raise ValueError(
+            "a logit of the sampler is not finite; to keep an edge in every architecture, "
+            "name it in `fixed`"
+        )
+    if not len(data.train):
+        raise ValueError("there are no training examples")
+    space = _checked_budget(supernet, cost, budget, config.seed)
+    device = data.train.device
+    on_gpu = device.type == "cuda" and config.amp
+    layout = torch.channels_last if on_gpu else torch.preserve_format
+    supernet.to(device)
+    if on_gpu:
+        supernet.to(memory_format=torch.channels_last)
+    theta = make_optimizer(
+        supernet.parameters(),
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
+    gamma = torch.optim.SGD(
+        sampler.parameters(), lr=config.gamma_lr, momentum=config.gamma_momentum
+    )
+    trace = History()  # probabilities of the edges after every epoch
+    everything = torch.ones(len(graph), dtype=torch.bool)
+
+    def losses_of(x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
+        """Δ of every example `[B]`, each computed by its own architecture `mask` `[B, E]`."""
+        with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
+            return per_example_loss(supernet(x.to(memory_format=layout), mask), y)
+
+    def one_epoch(epoch: int) -> dict:
+        warm = epoch < config.warmup_epochs
+        if epoch == config.warmup_epochs:
+            sampler.reset()
+        set_lr(theta, config.lr_at(epoch))
+        # Drawn from (seed, epoch), so that resuming needs no state of a generator.
+        generator = torch.Generator().manual_seed(derived_seeds(config.seed, epoch, 1)[0])
+        supernet.train()
+        loss_sum: Tensor | float = 0.0  # stays on the device
+        cost_sum = violation_sum = 0.0
+        steps = 0
+        batches = data.train.batches(config.batch_size, seed=config.seed, epoch=epoch)
+        for x, y in batches:
+            steps += 1
+            if warm:
+                losses = losses_of(x, y, None)
+                cost_sum += space.full
+            else:
+                sample = sampler.sample(len(x), generator)
+                mask = graph.reachable(sample.mask)  # [B, E]: dead ends cost and do nothing
+                costs = price(cost, mask)  # [B]
+                losses = losses_of(x, y, mask)  # [B]
+                # D of eq. 3.14. The one point of a step at which the host waits for the device.
+                objective = losses.detach().to("cpu", torch.float64)
+                objective = objective + config.lam * overspend(costs, budget, space.scale)
+                policy = policy_loss(sample.log_prob, objective, objective.mean())
+                descend(policy - config.entropy_weight * sample.entropy.mean(), gamma)
+                if config.max_logit is not None:  # an edge whose γ is 0 is never tried again
+                    with torch.no_grad():
+                        sampler.logits.clamp_(-config.max_logit, config.max_logit)
+                cost_sum += costs.mean().item()
+                violation_sum += (costs > budget).double().mean().item()
+            descend(losses.mean(), theta)
+            loss_sum = loss_sum + losses.detach().mean()
+        # Validation runs what would be delivered now: the most probable architecture.
+        mode = everything if warm else sampler.mode()
+        probabilities = everything.float() if warm else sampler.probabilities().cpu()
+        trace.append({"gamma": probabilities.tolist()})
+        supernet.eval()
+        validation = evaluate(lambda x: supernet(x, mask=mode), data.val)
+        return {
+            "phase": "warm-up" if warm else "search",
+            "loss": float(loss_sum) / steps,
+            "cost_mean": cost_sum / steps,
+            "violation": violation_sum / steps,
+            "entropy": 0.0 if warm else sampler.entropy().item(),
+            "mode_cost": price(cost, mode.unsqueeze(0)).item(),
+            "val_loss": validation["loss"],
+            "val_accuracy": validation["accuracy"],
+        }
+
+    identity = asdict(config) | {"budget": float(budget)}
+    if checkpoint is not None:
+        identity |= {
+            "space": graph.fingerprint,
+            "sampler": _describe_sampler(sampler),
+            "cost": describe_cost(cost, graph),
+            "train data": data.train.fingerprint(),
+            "val data": data.val.fingerprint(),
+        }
     loop = run_epochs(
-        search.epoch,
+        one_epoch,
         config.epochs,
-        state=search.state(),
+        state={
+            "supernet": supernet,
+            "sampler": sampler,
+            "theta": theta,
+            "gamma": gamma,
+            "trace": trace,
+        },
         checkpoint=checkpoint,
         progress=progress,
-        config={**asdict(config), "budget": float(budget), "space": supernet.graph.fingerprint},
+        config=identity,
     )
-    architecture = Architecture.from_mask(supernet.graph, sampler.mode())
-    return Run(
-        graph=supernet.graph,
+    architecture = Architecture.from_mask(graph, sampler.mode())
+    run = Run(
+        graph=graph,
         history=loop.history.frame(),
-        probabilities=torch.tensor(search.trace.rows),
+        probabilities=torch.tensor([row["gamma"] for row in trace.rows]),
         architecture=architecture,
         cost=price(cost, architecture.mask.unsqueeze(0)).item(),
         budget=float(budget),
-        full_cost=full_cost,
+        full_cost=space.full,
         cost_name=getattr(cost, "name", "cost"),
         cost_unit=getattr(cost, "unit", ""),
         config=asdict(config),
@@ -117,122 +249,42 @@ def budgeted(
         versions=versions(),
         interrupted=loop.interrupted,
     )
+    if not run.interrupted:
+        for remark in run.diagnosis():
+            warnings.warn(remark, SearchWarning, stacklevel=2)
+    return run
 
 
-class _Search:
-    """What an epoch needs; everything that changes is in `state()`."""
+def describe_cost(cost: Cost, graph: Graph) -> str:
+    """Identity of a cost: its name, unit and kind, and what eight fixed architectures cost.
 
-    def __init__(self, supernet, sampler, cost, budget, full_cost, data, config):
-        self.supernet, self.sampler, self.cost = supernet, sampler, cost
-        self.budget, self.full_cost = budget, full_cost
-        self.data, self.config = data, config
-        self.device = data.train.device
-        self.on_gpu = self.device.type == "cuda" and config.amp
-        supernet.to(self.device)
-        if self.on_gpu:
-            supernet.to(memory_format=torch.channels_last)
-        self.theta = torch.optim.SGD(
-            supernet.parameters(),
-            lr=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-        )
-        self.gamma = torch.optim.SGD(
-            sampler.parameters(), lr=config.gamma_lr, momentum=config.momentum
-        )
-        self.trace = _Trace()
-
-    def state(self) -> dict:
-        return {
-            "supernet": self.supernet,
-            "sampler": self.sampler,
-            "theta": self.theta,
-            "gamma": self.gamma,
-            "trace": self.trace,
-        }
-
-    def epoch(self, epoch: int) -> dict:
-        warm = epoch < self.config.warmup_epochs
-        if epoch == self.config.warmup_epochs:
-            self.sampler.reset()
-        for group in self.theta.param_groups:
-            group["lr"] = self.config.lr_at(epoch)
-        # Drawn from (seed, epoch), so that resuming needs no state of a generator.
-        generator = torch.Generator().manual_seed(derived_seeds(self.config.seed, epoch, 1)[0])
-        self.supernet.train()
-        totals = _Means()
-        for x, y in self._batches(epoch):
-            step = self._warm_step(x, y) if warm else self._search_step(x, y, generator)
-            totals.add(**step)
-        full = torch.ones(len(self.supernet.graph), dtype=torch.bool)
-        probabilities = full.float() if warm else self.sampler.probabilities().cpu()
-        self.trace.rows.append(probabilities.tolist())
-        mode = full if warm else self.sampler.mode()
-        mode_cost = price(self.cost, mode.unsqueeze(0)).item()
-        self.supernet.eval()
-        validation = measure(lambda x: self.supernet(x, mask=mode), self.data.val)
-        return {
-            "phase": "warm-up" if warm else "search",
-            **totals.values(),
-            "entropy": 0.0 if warm else self.sampler.entropy().item(),
-            "mode_cost": mode_cost,
-            "val_loss": validation["loss"],
-            "val_accuracy": validation["accuracy"],
-        }
-
-    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        batches = self.data.train.batches(
-            self.config.batch_size, seed=self.config.seed, epoch=epoch, shuffle=True
-        )
-        for x, y in batches:
-            yield (x.to(memory_format=torch.channels_last) if self.on_gpu else x), y
-
-    def _loss(self, x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.on_gpu):
-            output = self.supernet(x, mask)
-        return per_example_loss(output, y)
-
-    def _warm_step(self, x: Tensor, y: Tensor) -> dict:
-        loss = self._loss(x, y, None).mean()
-        self._descend(loss)
-        return {"loss": loss.detach(), "cost_mean": self.full_cost, "violation": 0.0}
-
-    def _search_step(self, x: Tensor, y: Tensor, generator: torch.Generator) -> dict:
-        sample = self.sampler.sample(len(x), generator)
-        mask = self.supernet.graph.reachable(sample.mask)
-        cost = price(self.cost, mask)
-        losses = self._loss(x, y, mask)
-        penalty = overspend(cost, self.budget, self.full_cost)
-        # The one point of a step at which the host waits for the device.
-        objective = losses.detach().to("cpu", torch.float64) + self.config.lam * penalty
-        policy = policy_loss(sample.log_prob, objective, objective.mean())
-        self.gamma.zero_grad(set_to_none=True)
-        (policy - self.config.entropy_weight * sample.entropy.mean()).backward()
-        self.gamma.step()
-        if self.config.max_logit is not None:
-            self._bound(self.config.max_logit)
-        if losses.requires_grad:  # not so when no architecture of the batch has a live path
-            self._descend(losses.mean())
-        return {
-            "loss": losses.detach().mean(),
-            "cost_mean": cost.mean().item(),
-            "violation": (cost > self.budget).double().mean().item(),
-        }
-
-    def _bound(self, limit: float) -> None:
-        """Keep every choice open: an edge whose γ is 0 or 1 is never tried otherwise again."""
-        with torch.no_grad():
-            for logits in self.sampler.parameters():
-                logits.clamp_(-limit, limit)
-
-    def _descend(self, loss: Tensor) -> None:
-        self.theta.zero_grad(set_to_none=True)
-        loss.backward()
-        self.theta.step()
+    The values are left out where the same architecture has another cost each time, and of a
+    latency, which is measured anew by every process.
+    """
+    name = getattr(cost, "name", getattr(cost, "__qualname__", type(cost).__name__))
+    words = f"{name} ({type(cost).__name__}) in {getattr(cost, 'unit', '') or 'units'}"
+    if isinstance(cost, AdditiveCost):
+        return f"{words}, prices {fingerprint(cost.per_edge)}"
+    if isinstance(cost, Latency):
+        return words
+    masks = BernoulliSampler(graph, logit=0.0).sample(8, torch.Generator().manual_seed(0)).mask
+    values = price(cost, graph.reachable(masks))
+    stable = torch.equal(values, price(cost, graph.reachable(masks)))
+    return f"{words}, values {fingerprint(values)}" if stable else f"{words}, stochastic"
 
 
-def _checked_budget(supernet: SuperNetwork, cost: Cost, budget: float, seed: int) -> float:
-    """Cost of the full network; refuses a budget that no architecture can meet."""
+def _describe_sampler(sampler: BernoulliSampler | ChoiceSampler) -> str:
+    kind = type(sampler).__name__
+    if isinstance(sampler, BernoulliSampler):
+        fixed = sampler.fixed.nonzero().flatten().tolist()
+        return f"{kind}, from logit {sampler.initial_logit:g}, fixed {fixed}"
+    return f"{kind}, groups {[list(group) for group in sampler.groups]}"
+
+
+def _checked_budget(supernet: SuperNetwork, cost: Cost, budget: float, seed: int) -> SpaceProfile:
+    """Profile of the space; refuses a budget that provably no architecture can meet."""
+    if not math.isfinite(budget):
+        raise ValueError(f"budget is {budget}; it must be a finite number")
     profile = profile_space(supernet.graph, cost, seed=seed)
     unit = getattr(cost, "unit", "")
     if profile.satisfiable(budget) is False:
@@ -242,37 +294,9 @@ def _checked_budget(supernet: SuperNetwork, cost: Cost, budget: float, seed: int
         )
     if profile.satisfiable(budget) is None:
         warnings.warn(
-            f"no sampled architecture costs at most {budget:.6g} {unit} (the cheapest seen: "
+            f"no architecture that was tried costs at most {budget:.6g} {unit} (the cheapest: "
             f"{profile.cheapest:.6g}); the search may not meet the budget",
+            SearchWarning,
             stacklevel=3,
         )
-    return profile.full
-
-
-class _Trace:
-    """Probabilities after every epoch, as part of the resumable state."""
-
-    def __init__(self):
-        self.rows: list[list[float]] = []
-
-    def state_dict(self) -> dict:
-        return {"rows": self.rows}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.rows = list(state["rows"])
-
-
-class _Means:
-    """Means over the batches of an epoch; tensors stay on their device until `values`."""
-
-    def __init__(self):
-        self.sums: dict[str, Tensor | float] = {}
-        self.count = 0
-
-    def add(self, **values: Tensor | float) -> None:
-        self.count += 1
-        for key, value in values.items():
-            self.sums[key] = self.sums.get(key, 0.0) + value
-
-    def values(self) -> dict[str, float]:
-        return {key: float(total) / self.count for key, total in self.sums.items()}
+    return profile

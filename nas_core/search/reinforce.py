@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -27,12 +29,24 @@ def policy_loss(log_prob: Tensor, objective: Tensor, baseline: Tensor | float) -
         raise ValueError(
             f"log_prob {list(log_prob.shape)} and objective {list(objective.shape)} must agree"
         )
+    if isinstance(baseline, Tensor) and baseline.shape not in ((), objective.shape):
+        raise ValueError(
+            f"baseline {list(baseline.shape)} must be a number or have the shape of the "
+            f"objective, {list(objective.shape)}"
+        )
     advantage = (objective - baseline).detach().to(log_prob)
     return (advantage * log_prob).mean()
 
 
 def overspend(cost: Tensor, budget: float, scale: float) -> Tensor:
-    """max(0, C − C_max) / scale, the hinge of eq. 3.9 in units of the full network's cost."""
+    """max(0, C − C_max) / scale, the hinge of eq. 3.9.
+
+    Args:
+        scale: above 0; the cost of the full network makes λ a number without a unit. For costs
+            that can be negative see `SpaceProfile.scale`.
+    """
+    if not 0 < scale < math.inf:
+        raise ValueError(f"scale is {scale}; overspending is measured in a positive, finite unit")
     return ((cost - budget) / scale).clamp(min=0)
 
 

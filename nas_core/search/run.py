@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+import torch
 from torch import Tensor
 
 from nas_core.supernet import Architecture, Graph
 from nas_core.training import load_checkpoint, save_atomic
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STILL = 0.02  # a Γ whose every γ moves by less than this in an epoch stands still
+OPEN = 0.1  # a gate is undecided while its γ is further than this from 0 and from 1
+
+
+class SearchWarning(UserWarning):
+    """The result of a search should not be trusted as it is; the message says what to change."""
 
 
 @dataclass
@@ -37,17 +47,60 @@ class Run:
         return not self.architecture.is_empty and self.cost <= self.budget
 
     def statement(self) -> str:
-        """One sentence that says what was found and whether it keeps to the budget."""
+        """What was found, whether it keeps to the budget, and what to distrust."""
         if self.architecture.is_empty:
-            return "No path from input to output has every γ above ½: nothing was found."
-        verdict = "meets" if self.meets_budget else "MISSES"
-        share = self.cost / self.full_cost
-        cost = f"{self.cost:.4g} {self.cost_unit}".rstrip()
-        return (
-            f"{len(self.architecture.kept)} of {len(self.graph)} edges are left; their "
-            f"{self.cost_name} of {cost} ({share:.0%} of the full network) "
-            f"{verdict} the budget of {self.budget:.4g}."
-        )
+            found = "No path from input to output has every γ above ½: nothing was found."
+        else:
+            verdict = "meets" if self.meets_budget else "MISSES"
+            share = f" ({self.cost / self.full_cost:.0%} of the full network)"
+            cost = f"{self.cost:.4g} {self.cost_unit}".rstrip()
+            found = (
+                f"{len(self.architecture.kept)} of {len(self.graph)} edges are left; their "
+                f"{self.cost_name} of {cost}{share if self.full_cost > 0 else ''} "
+                f"{verdict} the budget of {self.budget:.4g}."
+            )
+        return " ".join([found, *self.diagnosis()])
+
+    def diagnosis(self) -> list[str]:
+        """Sentences that say why this result should be distrusted, and what to change."""
+        searched = self.history[self.history.phase == "search"]
+        gamma = self.probabilities[len(self.history) - len(searched) :]  # [epochs, E]
+        if len(searched) < 2:
+            return []
+        remarks = []
+        first, last = self.history.loss.iloc[0], self.history.loss.iloc[-1]
+        if last > 0.95 * first:
+            remarks.append(
+                f"The network did not learn (loss {first:.3g} in the first epoch, {last:.3g} in "
+                "the last), so that Γ followed the cost alone: change lr, or train longer."
+            )
+        # Epochs of the search until Γ stood still, and gates on the live part that are open.
+        moved = (gamma[1:] - gamma[:-1]).abs().amax(1) > STILL
+        settled = int(moved.nonzero().max()) + 1 if moved.any() else 0
+        at = {self.graph.source, *(self.graph.edges[e].target for e in self.architecture.kept)}
+        live = torch.tensor([edge.source in at for edge in self.graph.edges])
+        open_gates = int((live & (gamma[-1] > OPEN) & (gamma[-1] < 1 - OPEN)).sum())
+        if settled < len(gamma) / 2 and not open_gates:
+            remarks.append(
+                f"Γ stood still after {settled + 1} of {len(gamma)} epochs of search, before the "
+                "loss could say much: lower gamma_lr (÷ 3 to ÷ 10), set gamma_momentum to 0, or "
+                "bound it with max_logit."
+            )
+        if open_gates:
+            remarks.append(
+                f"{open_gates} of {int(live.sum())} gates are undecided (γ within "
+                f"{OPEN:g}…{1 - OPEN:g}): search longer or raise gamma_lr, or draw several "
+                "architectures and choose by training each for a short time (`search.shortlist`)."
+            )
+        if not self.architecture.is_empty and not self.meets_budget:
+            remarks.append("Raise lam (× 3 to × 10), or search longer.")
+        elif self.meets_budget and self.cost < 0.85 * self.budget < 0.85 * self.full_cost:
+            remarks.append(
+                f"{1 - self.cost / self.budget:.0%} of the budget is unused: the hinge punishes "
+                "samples above the budget and rewards nothing below it. Lower gamma_lr or lam, or "
+                "choose with `search.shortlist`, which prefers architectures that spend."
+            )
+        return remarks
 
     def save(self, path: str | Path) -> None:
         """Write the run to one file; an interrupted write leaves the old file in place."""
@@ -60,6 +113,8 @@ class Run:
     @classmethod
     def load(cls, path: str | Path) -> Run:
         """Read `save`'s file back."""
+        import pandas as pd
+
         record = load_checkpoint(Path(path))
         graph = Graph.from_dict(record["graph"])
         record["graph"] = graph

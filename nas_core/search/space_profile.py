@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import networkx as nx
 import torch
 from torch import Tensor
 
 from nas_core.costs import AdditiveCost, Cost, price
 from nas_core.supernet import BernoulliSampler, ChoiceSampler, Graph
 
-_ENUMERABLE_PATHS = 5_000
 _ENUMERABLE_EDGES = 14
 
 
@@ -19,10 +17,11 @@ _ENUMERABLE_EDGES = 14
 class SpaceProfile:
     """Costs and size of a search space."""
 
-    cheapest: float  # cost of the cheapest architecture
-    cheapest_is_exact: bool  # False when the cost is no sum over edges and paths were sampled
+    cheapest: float  # cost of the cheapest architecture that was tried
+    cheapest_is_exact: bool  # True when no architecture can be cheaper
     full: float  # cost of the whole super-network
     median: float  # median cost of architectures drawn from the sampler
+    scale: float  # unit of overspending: the full cost, or the largest magnitude seen; above 0
     paths: int  # number of source→sink paths
     masks: int  # 2^(edges), what a search has to choose from
     architectures: int | None  # distinct live architectures, where few enough to count
@@ -44,30 +43,46 @@ def profile_space(
 ) -> SpaceProfile:
     """Measure a space under a cost.
 
+    The cheapest architecture is exact for sums over edges without negative prices, where it is a
+    shortest path, and for any other deterministic cost on graphs of at most 14 edges, whose
+    architectures are all tried. Otherwise it is the cheapest of some paths, some random
+    architectures and the whole network, and there may be a cheaper one.
+
     Args:
-        cost: any cost; for sums over edges the cheapest architecture is exact (a shortest path),
-            for other costs that only grow with edges it is exact up to 5,000 paths.
         sampler: distribution whose median cost is reported; every edge with probability ½ if None.
     """
     generator = torch.Generator().manual_seed(seed)
     sampler = sampler or BernoulliSampler(graph, logit=0.0, fixed=graph.of_kind("stem", "head"))
     drawn = graph.reachable(sampler.sample(samples, generator).mask.cpu())
-    paths = count_paths(graph)
-    candidate_paths, exact = _cheap_paths(graph, cost, paths, generator)
-    full = torch.ones(1, len(graph), dtype=torch.bool)
+    everything = torch.ones(1, len(graph), dtype=torch.bool)
+    full = price(cost, everything).item()
+    drawn_costs = price(cost, drawn)
+    small = len(graph) <= _ENUMERABLE_EDGES
+    if isinstance(cost, AdditiveCost) and bool((cost.per_edge >= 0).all()):
+        tried = _shortest_path(graph, cost.per_edge).unsqueeze(0)
+        costs, exact = price(cost, tried), True
+    else:
+        hops = _shortest_path(graph, torch.ones(len(graph))).unsqueeze(0)
+        paths = ChoiceSampler.paths(graph).sample(512, generator).mask
+        tried = _live(graph) if small else torch.cat([hops, paths, drawn[drawn.any(1)], everything])
+        costs = price(cost, tried)
+        exact = small and torch.equal(costs, price(cost, tried))  # not of a stochastic cost
+    seen = torch.cat([costs, drawn_costs, torch.tensor([full]).double()])
+    ordinary = full > 0 and bool((seen >= 0).all())
     return SpaceProfile(
-        cheapest=price(cost, candidate_paths).min().item(),
+        cheapest=costs.min().item(),
         cheapest_is_exact=exact,
-        full=price(cost, full).item(),
-        median=price(cost, drawn).median().item(),
-        paths=paths,
+        full=full,
+        median=drawn_costs.median().item(),
+        scale=full if ordinary else seen.abs().max().item() or 1.0,
+        paths=count_paths(graph),
         masks=2 ** len(graph),
-        architectures=count_architectures(graph) if len(graph) <= _ENUMERABLE_EDGES else None,
+        architectures=len(_live(graph)) if small else None,
     )
 
 
 def count_paths(graph: Graph) -> int:
-    """Number of source→sink paths, parallel edges told apart."""
+    """Number of source→sink paths; parallel edges count as different ones."""
     ways = [0] * len(graph.nodes)
     ways[0] = 1
     for e in graph.order:
@@ -84,29 +99,10 @@ def all_masks(graph: Graph) -> Tensor:
     return (numbers >> torch.arange(edges)) % 2 == 1
 
 
-def count_architectures(graph: Graph) -> int:
-    """Distinct architectures with a live path, by listing every mask."""
-    live = torch.unique(graph.reachable(all_masks(graph)), dim=0)
-    return int(live.any(1).sum())
-
-
-def _cheap_paths(
-    graph: Graph, cost: Cost, paths: int, generator: torch.Generator
-) -> tuple[Tensor, bool]:
-    """Masks of paths among which the cheapest is looked for, and whether that is exact."""
-    if isinstance(cost, AdditiveCost) and bool((cost.per_edge >= 0).all()):
-        return _shortest_path(graph, cost.per_edge).unsqueeze(0), True
-    if paths <= _ENUMERABLE_PATHS:
-        edges = nx.all_simple_edge_paths(graph.to_networkx(), graph.source, graph.sink)
-        names = [[key for _, _, key in path] for path in edges]
-        masks = torch.zeros(len(names), len(graph), dtype=torch.bool)
-        for row, path in enumerate(names):
-            masks[row, [graph.index(name) for name in path]] = True
-        return masks, True
-    hops = _shortest_path(graph, torch.ones(len(graph)))
-    return torch.cat(
-        [hops.unsqueeze(0), ChoiceSampler.paths(graph).sample(512, generator).mask]
-    ), False
+def _live(graph: Graph) -> Tensor:
+    """The distinct architectures with a path from source to sink, bool `[N, E]`."""
+    masks = torch.unique(graph.reachable(all_masks(graph)), dim=0)
+    return masks[masks.any(1)]
 
 
 def _shortest_path(graph: Graph, weights: Tensor) -> Tensor:
