@@ -24,14 +24,13 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from nas_core.search.sweep import sweep
 from torch import Tensor, nn
 
 from nas_core.search.make_table import TRAINING, table_data
-from nas_core.search.sweep import sweep
 from nas_core.search.tabular import CellTable
 from nas_core.spaces.cells import CONV1, CONV3, EDGES, NODES, OPS, POOL, SKIP, Cell, cell_network
-from nas_core.training import derived_seeds, describe_device, one_thread, pick_device
-from nas_core.workbook.results import record_result
+from nas_core.training import derived_seeds, one_thread
 
 SHARES = (0.4, 0.6)  # budgets, as shares of the multiply-adds of the largest cell
 EQUAL = 0.025  # "equal cost": macs that differ by at most this share of the largest cell's

@@ -4,25 +4,23 @@ from nas_core.search.budgeted import BudgetConfig, budgeted, per_example_loss
 from nas_core.search.learn import Learned, learn_distribution
 from nas_core.search.pareto import hypervolume, pareto_front
 from nas_core.search.reinforce import MovingAverage, overspend, policy_loss, reward_to_go
-from nas_core.search.run import Run
+from nas_core.search.run import Run, SearchWarning
 from nas_core.search.space_profile import SpaceProfile, all_masks, count_paths, profile_space
 from nas_core.search.sweeps import SweepError, grid, map_trials, stored, sweep
-from nas_core.search.trial import Setup, Trial, derive, front, plain_trial, search_trial
+from nas_core.search.trial import derive, shortlist
 
 __all__ = [
     "BudgetConfig",
     "Learned",
     "MovingAverage",
     "Run",
-    "Setup",
+    "SearchWarning",
     "SpaceProfile",
     "SweepError",
-    "Trial",
     "all_masks",
     "budgeted",
     "count_paths",
     "derive",
-    "front",
     "grid",
     "hypervolume",
     "learn_distribution",
@@ -30,11 +28,10 @@ __all__ = [
     "overspend",
     "pareto_front",
     "per_example_loss",
-    "plain_trial",
     "policy_loss",
     "profile_space",
     "reward_to_go",
-    "search_trial",
+    "shortlist",
     "stored",
     "sweep",
 ]

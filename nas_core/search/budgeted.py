@@ -113,6 +113,7 @@ def budgeted(
         data: θ and Γ learn from `train`; `val` is only measured.
         checkpoint: file that is written after every epoch and, if it exists, continued from bit
             for bit. It belongs to one space, sampler, cost, budget, data set and configuration.
+        progress: a bar, and its label; False shows none and gives no warnings either.
 
     Warns:
         SearchWarning: when the result should not be trusted, and why; see `Run.diagnosis`.
@@ -123,11 +124,7 @@ def budgeted(
         NonFiniteLoss: when the loss is no longer finite; the last good checkpoint is kept.
     """
     graph = supernet.graph
-    if sampler.graph.fingerprint != graph.fingerprint:
-        raise ValueError(
-            f"the sampler draws from {sampler.graph.name}, the super-network is {graph.name}; "
-            "make the sampler from supernet.graph"
-        )
+    graph.require(sampler.graph.fingerprint, sampler.graph.name, "the sampler")
     if not sampler.logits.isfinite().all():
         raise ValueError(
             "a logit of the sampler is not finite; to keep an edge in every architecture, "
@@ -249,7 +246,7 @@ def budgeted(
         versions=versions(),
         interrupted=loop.interrupted,
     )
-    if not run.interrupted:
+    if progress and not run.interrupted:
         for remark in run.diagnosis():
             warnings.warn(remark, SearchWarning, stacklevel=2)
     return run

@@ -17,6 +17,11 @@ def pareto_front(frame: pd.DataFrame, cost: str = "cost", value: str = "accuracy
     for column in (cost, value):
         if column not in frame:
             raise ValueError(f"no column {column!r}; there are {list(frame.columns)}")
+        if words := [v for v in frame[column] if isinstance(v, str)]:
+            raise ValueError(
+                f"column {column!r} holds text ({words[0]!r}), which sorts alphabetically; "
+                "convert it with pandas.to_numeric"
+            )
     known = frame.dropna(subset=[cost, value])
     ordered = known.sort_values([cost, value], ascending=[True, False], kind="stable")
     best = ordered[value].cummax().shift(fill_value=-np.inf)

@@ -52,12 +52,12 @@ class Run:
             found = "No path from input to output has every γ above ½: nothing was found."
         else:
             verdict = "meets" if self.meets_budget else "MISSES"
-            share = f" ({self.cost / self.full_cost:.0%} of the full network)"
             cost = f"{self.cost:.4g} {self.cost_unit}".rstrip()
+            if self.full_cost > 0:
+                cost += f" ({self.cost / self.full_cost:.0%} of the full network)"
             found = (
                 f"{len(self.architecture.kept)} of {len(self.graph)} edges are left; their "
-                f"{self.cost_name} of {cost}{share if self.full_cost > 0 else ''} "
-                f"{verdict} the budget of {self.budget:.4g}."
+                f"{self.cost_name} of {cost} {verdict} the budget of {self.budget:.4g}."
             )
         return " ".join([found, *self.diagnosis()])
 

@@ -1,6 +1,7 @@
-"""One point of a cost–accuracy plot: search under a budget, take the network out, measure it.
+"""After a search: a shortlist, the chosen network alone, and the trials of chapter 03.
 
-Everything is a plain value, so that a trial can be repeated from a table row, sent to another
+`shortlist` and `derive` take any search. `Setup` and the functions below it describe the trials of
+the chapter as plain values, so that a trial can be repeated from a table row, sent to another
 process and resumed. A *share* is a budget divided by the cost of the full super-network.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,86 @@ from nas_core import costs, data
 from nas_core.search.budgeted import BudgetConfig, budgeted
 from nas_core.search.run import Run
 from nas_core.spaces import conv_fabric, plain_resnet, resnet_fabric
-from nas_core.supernet import Architecture, BernoulliSampler, SuperNetwork
-from nas_core.training import TrainConfig, evaluate, seed_everything, train_classifier
+from nas_core.supernet import Architecture, BernoulliSampler, ChoiceSampler, SuperNetwork
+from nas_core.training import (
+    Splits,
+    TrainConfig,
+    accuracy,
+    evaluate,
+    seed_everything,
+    train_classifier,
+)
+
+
+def shortlist(
+    supernet: SuperNetwork,
+    sampler: BernoulliSampler | ChoiceSampler,
+    cost: costs.Cost,
+    budget: float,
+    examples: Splits,
+    *,
+    size: int = 5,
+    compared: int = 40,
+    draws: int = 1000,
+    seed: int = 0,
+) -> list[Architecture]:
+    """Affordable architectures drawn from Γ, best first; train each alone for a short time, choose.
+
+    Of `draws` samples the `compared` ones that cost most within the budget are ranked by their
+    validation loss with the shared weights. Batch norm uses the statistics of the batch for that,
+    since its running ones mix architectures.
+
+    Args:
+        examples: `val` is what they are compared on.
+        size: number of architectures returned; fewer if Γ has fewer left.
+    """
+    graph = supernet.graph
+    drawn = sampler.sample(draws, torch.Generator().manual_seed(seed)).mask.cpu()
+    masks = torch.unique(graph.reachable(drawn), dim=0)  # [N, E]
+    prices = costs.price(cost, masks)
+    affordable = masks.any(1) & (prices <= budget)
+    masks, prices = masks[affordable], prices[affordable]
+    masks = masks[prices.argsort(descending=True, stable=True)[:compared]]
+    norms = [m for m in supernet.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    before = [(norm.training, norm.momentum) for norm in norms]
+    training = supernet.training
+    supernet.eval()
+    try:
+        for norm in norms:
+            norm.training, norm.momentum = True, 0.0  # leaves the running statistics as they are
+        losses = [
+            evaluate(lambda x, m=mask: supernet(x, m), examples.val)["loss"] for mask in masks
+        ]
+    finally:
+        supernet.train(training)
+        for norm, (mode, momentum) in zip(norms, before, strict=True):
+            norm.training, norm.momentum = mode, momentum
+    order = sorted(range(len(masks)), key=losses.__getitem__)[:size]
+    return [Architecture.from_mask(graph, masks[n]) for n in order]
+
+
+def derive(
+    architecture: Architecture,
+    supernet: SuperNetwork,
+    images: Splits,
+    retrain: TrainConfig | None = None,
+) -> nn.Module:
+    """The chosen network on its own: extract, recalibrate batch norm, and train on if asked to.
+
+    Args:
+        retrain: continue training the extracted weights on `images.train`; None leaves them.
+
+    Returns:
+        A plain module in eval mode; `architecture.export_onnx(network, path)` writes it.
+    """
+    batches = images.train.plain().batches(256, seed=0, shuffle=True)
+    network = architecture.extract(supernet, recalibrate=batches)
+    if retrain is not None:
+        train_classifier(network, images, retrain, progress=False)
+    return network.eval()
+
+
+# ------------------------------------------------------------------- trials of chapter 03
 
 COSTS: dict[str, Callable[[SuperNetwork], costs.AdditiveCost]] = {
     "computation": costs.computation,
@@ -65,6 +144,11 @@ class Setup:
             **dict(self.space_args), num_classes=len(images.classes), input_shape=images.input_shape
         )
 
+    def price(self, net: SuperNetwork) -> tuple[costs.AdditiveCost, float]:
+        """The cost of this super-network, and what everything in it costs together."""
+        cost = COSTS[self.cost](net)
+        return cost, cost(torch.ones(1, net.num_edges, dtype=torch.bool)).item()
+
 
 @dataclass
 class Trial:
@@ -88,31 +172,24 @@ def search_trial(
     """Search with the budget at `share` of the full cost and measure what is found.
 
     The derived network keeps the weights of the search; its batch-norm statistics are
-    re-estimated on the training data. Selecting belongs on `val_accuracy`, reporting on
-    `test_accuracy`.
+    re-estimated on the training data. Select by `val_accuracy`, report `test_accuracy`.
     """
     images = setup.load(config.seed)
     net = setup.build(images, config.seed)
-    cost = COSTS[setup.cost](net)
-    full = cost(torch.ones(1, net.num_edges, dtype=torch.bool)).item()
+    cost, full = setup.price(net)
     sampler = BernoulliSampler(net.graph, fixed=net.graph.of_kind("stem", "head"))
     start = time.perf_counter()
     run = budgeted(
         net, sampler, cost, share * full, images, config, checkpoint=checkpoint, progress=progress
     )
-    seconds = time.perf_counter() - start
-    network = derive(run.architecture, net, images)
     row = {
         "kind": "budgeted",
         "share": share,
         "lam": config.lam,
         "meets_budget": run.meets_budget,
         "entropy": float(run.history.entropy.iloc[-1]),
-        **_measured(network, run.architecture, images, full, run.cost),
-        "seed": config.seed,
-        "seconds": round(seconds, 1),
     }
-    return Trial(row, network, net, run.architecture, run)
+    return _measured(row, run.architecture, net, images, run.cost, full, config.seed, start, run)
 
 
 def plain_trial(
@@ -132,42 +209,41 @@ def plain_trial(
     images = setup.load(config.seed)
     net = setup.build(images, config.seed)
     arch = plain_resnet(net.graph) if architecture is None else architecture
-    cost = COSTS[setup.cost](net)
-    full = cost(torch.ones(1, net.num_edges, dtype=torch.bool)).item()
+    cost, full = setup.price(net)
+    own = cost(arch.mask.unsqueeze(0)).item()
     network = arch.extract(net)
     start = time.perf_counter()
     train_classifier(network, images, config, checkpoint=checkpoint, progress=progress)
+    row = {"kind": kind, "share": own / full}
+    return _measured(row, arch, net, images, own, full, config.seed, start, network=network)
+
+
+def _measured(
+    row: dict[str, Any],
+    arch: Architecture,
+    net: SuperNetwork,
+    images: data.Dataset,
+    cost: float,
+    full: float,
+    seed: int,
+    start: float,
+    run: Run | None = None,
+    network: nn.Module | None = None,
+) -> Trial:
     seconds = time.perf_counter() - start
-    own = cost(arch.mask.unsqueeze(0)).item()
-    row = {
-        "kind": kind,
-        "share": own / full,
-        **_measured(network, arch, images, full, own),
-        "seed": config.seed,
+    network = derive(arch, net, images) if network is None else network.eval()
+    measured = {
+        "cost": cost,
+        "cost_share": cost / full,
+        "macs": arch.macs,
+        "params": arch.params,
+        "edges": len(arch.kept),
+        "val_accuracy": accuracy(network, images.val),
+        "test_accuracy": accuracy(network, images.test),
+        "seed": seed,
         "seconds": round(seconds, 1),
     }
-    return Trial(row, network, net, arch)
-
-
-def derive(
-    architecture: Architecture,
-    supernet: SuperNetwork,
-    images: data.Dataset,
-    retrain: TrainConfig | None = None,
-) -> nn.Module:
-    """The chosen network on its own: extract, recalibrate batch norm, and train on if asked to.
-
-    Args:
-        retrain: continue training the extracted weights on `images.train`; None leaves them.
-
-    Returns:
-        A plain module in eval mode; `architecture.export_onnx(network, path)` writes it.
-    """
-    batches = images.train.plain().batches(256, seed=0, shuffle=True)
-    network = architecture.extract(supernet, recalibrate=batches)
-    if retrain is not None:
-        train_classifier(network, images, retrain, progress=False)
-    return network.eval()
+    return Trial(row | measured, network, net, arch, run)
 
 
 def front(
@@ -187,44 +263,11 @@ def front(
     """
     trials = []
     for seed in seeds:
-        for share in shares:
-            name = f"share-{share:g}-seed-{seed}"
-            trials.append(
-                search_trial(
-                    setup,
-                    share,
-                    replace(config, seed=seed),
-                    checkpoint=checkpoint(name),
-                    progress=name if progress else False,
-                )
-            )
-        name = f"plain-seed-{seed}"
-        trials.append(
-            plain_trial(
-                setup,
-                replace(plain, seed=seed),
-                checkpoint=checkpoint(name),
-                progress=name if progress else False,
-            )
-        )
+        for share in (*shares, None):
+            name = f"plain-seed-{seed}" if share is None else f"share-{share:g}-seed-{seed}"
+            where: dict[str, Any] = {"checkpoint": checkpoint(name), "progress": progress and name}
+            if share is None:
+                trials.append(plain_trial(setup, replace(plain, seed=seed), **where))
+            else:
+                trials.append(search_trial(setup, share, replace(config, seed=seed), **where))
     return trials
-
-
-def describe(setup: Setup, config: BudgetConfig | TrainConfig) -> dict[str, Any]:
-    """Setup and configuration as plain values, to be stored beside results."""
-    return {"setup": asdict(setup), "config": asdict(config)}
-
-
-def _measured(
-    network: nn.Module, arch: Architecture, images: data.Dataset, full: float, cost: float
-) -> dict[str, Any]:
-    network.eval()
-    return {
-        "cost": cost,
-        "cost_share": cost / full,
-        "macs": arch.macs,
-        "params": arch.params,
-        "edges": len(arch.kept),
-        "val_accuracy": evaluate(network, images.val)["accuracy"],
-        "test_accuracy": evaluate(network, images.test)["accuracy"],
-    }

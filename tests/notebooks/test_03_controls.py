@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from nas_core import costs
-from nas_core.search import BudgetConfig, Setup, search_trial
+from nas_core.search import BudgetConfig
+from nas_core.search.trial import Setup, search_trial
 from nas_core.spaces import kept_by_group, plain_resnet, resnet_fabric
 from nas_core.supernet import Architecture, BernoulliSampler
 from nas_core.training import evaluate

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from nas_core import costs
-from nas_core.search import BudgetConfig, Run, budgeted, per_example_loss
-from nas_core.supernet import ChoiceSampler, SuperNetwork
-from nas_core.training import NonFiniteLoss, evaluate
+from nas_core.search import BudgetConfig, Run, SearchWarning, budgeted, per_example_loss
+from nas_core.supernet import BernoulliSampler, ChoiceSampler, SuperNetwork
+from nas_core.training import NonFiniteLoss, TensorData, evaluate
 from tests.search.problems import CONFIG, Xor, xor_net, xor_sampler
 
 USEFUL = 2 * 32 + 32 * 8
@@ -149,6 +149,14 @@ def test_budget_of_exactly_the_cheapest_is_accepted():
         ({"warmup_epochs": -1}, "warmup_epochs is -1"),
         ({"lam": -1.0}, "lam is -1"),
         ({"max_logit": 0.0}, "max_logit is 0"),
+        ({"max_logit": float("nan")}, "max_logit is nan"),
+        ({"lam": float("nan")}, "lam is nan"),
+        ({"lr": -1.0}, "lr is -1"),
+        ({"momentum": 2.0}, "momentum is 2"),
+        ({"gamma_momentum": 1.0}, "momentum is 1"),
+        ({"gamma_lr": float("inf")}, "gamma_lr is inf"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"milestones": (9, 4)}, "milestones"),
     ],
 )
 def test_impossible_configurations_are_refused(change, words):
@@ -193,7 +201,7 @@ def test_resuming_between_epochs_gives_the_same_bits(tmp_path):
 
     first = search(cost=breaking, net=net, checkpoint=path)
     assert first.interrupted and 3 < len(first.history) < 15
-    again = search(checkpoint=path)
+    again = search(cost=breaking, checkpoint=path)
     assert not again.interrupted and again.history.equals(whole.history)
     assert torch.equal(again.probabilities, whole.probabilities)
 
@@ -204,6 +212,209 @@ def test_a_checkpoint_of_another_search_is_refused(tmp_path):
         search(replace(CONFIG, epochs=4, lam=1.0), checkpoint=tmp_path / "run.pt")
     with pytest.raises(ValueError, match="budget"):
         search(replace(CONFIG, epochs=4), budget=FULL, checkpoint=tmp_path / "run.pt")
+
+
+def refused(path, words, **changes):
+    """A checkpoint of CONFIG for 4 epochs does not serve another search; both values are named."""
+    short = replace(CONFIG, epochs=4)
+    if not path.exists():
+        search(short, checkpoint=path)
+    with pytest.raises(ValueError, match=words) as caught:
+        search(short, checkpoint=path, **changes)
+    return str(caught.value)
+
+
+def test_a_checkpoint_knows_its_cost(tmp_path):
+    """Another cost once resumed a finished run and gave it the wrong name."""
+    net = xor_net()
+    message = refused(tmp_path / "run.pt", "cost", cost=costs.memory(net))
+    assert "computation" in message and "memory" in message
+    dearer = costs.AdditiveCost(net.graph.macs * 2, "computation", "macs")
+    refused(tmp_path / "run.pt", "cost", cost=dearer)
+
+
+def test_two_nameless_costs_are_told_apart_by_what_they_charge(tmp_path):
+    short = replace(CONFIG, epochs=4)
+    one, two = (lambda mask, k=k: k * mask.sum(1).double() for k in (1, 2))
+    search(short, cost=one, budget=3, checkpoint=tmp_path / "run.pt")
+    search(short, cost=one, budget=3, checkpoint=tmp_path / "run.pt")
+    with pytest.raises(ValueError, match="cost"):
+        search(short, cost=two, budget=3, checkpoint=tmp_path / "run.pt")
+
+
+def test_a_checkpoint_knows_its_data_and_sampler(tmp_path):
+    refused(tmp_path / "run.pt", "train data", data=Xor(seed=1))
+    other = Xor()
+    other.val = Xor(seed=1).val
+    refused(tmp_path / "run.pt", "val data", data=other)
+    net = xor_net()
+    undecided = BernoulliSampler(net.graph, logit=0.0, fixed=net.graph.of_kind("head"))
+    message = refused(tmp_path / "run.pt", "sampler", sampler=undecided)
+    assert "logit 3" in message and "logit 0" in message
+    refused(tmp_path / "run.pt", "sampler", sampler=BernoulliSampler(net.graph))
+
+
+def test_stochastic_costs_can_be_resumed(tmp_path):
+    noise = torch.Generator().manual_seed(0)
+
+    def energy(mask):
+        return mask.sum(1).double() + 0.1 * torch.rand(len(mask), generator=noise).double()
+
+    short = replace(CONFIG, epochs=4)
+    for _ in range(2):
+        search(short, cost=energy, budget=3, checkpoint=tmp_path / "run.pt")
+
+
+def test_a_sampler_of_another_graph_is_refused():
+    edges = [(f"{i}", f"{i + 1}", torch.nn.Linear(2, 2)) for i in range(5)]
+    chain = SuperNetwork(edges, "0", "5", input_shape=(2,))  # as many edges as xor_net
+    with pytest.raises(ValueError, match="sampler"):
+        search(sampler=BernoulliSampler(chain.graph))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_are_refused(value):
+    net = xor_net()
+    sampler = xor_sampler(net)
+    with torch.no_grad():
+        sampler.logits[0] = value
+    with pytest.raises(ValueError, match="not finite"):
+        search(replace(CONFIG, warmup_epochs=0), net=net, sampler=sampler)
+
+
+def test_no_training_examples_are_refused():
+    data = Xor()
+    data.train = TensorData(data.train.x[:0], data.train.y[:0])
+    with pytest.raises(ValueError, match="no training examples"):
+        search(data=data)
+
+
+def test_frozen_weights_and_networks_without_any_can_be_searched():
+    """Nothing learns in warm-up then; Γ learns afterwards."""
+    net = xor_net().requires_grad_(False)
+    before = [p.clone() for p in net.parameters()]
+    run = search(replace(CONFIG, epochs=6), net=net)
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+    assert run.probabilities[-1, 0] != run.probabilities[3, 0]
+    bare = SuperNetwork(
+        [("x", "y", torch.nn.Identity(), "a"), ("x", "y", torch.nn.Tanh(), "b")],
+        "x", "y", input_shape=(2,),
+    )  # fmt: skip
+    cost = costs.AdditiveCost([1.0, 2.0])
+    run = search(
+        replace(CONFIG, epochs=8, gamma_lr=10.0), net=bare, sampler=BernoulliSampler(bare.graph), cost=cost,
+        budget=1,
+    )  # fmt: skip
+    assert run.meets_budget and run.architecture.edges == ("a",)
+
+
+# ------------------------------------------------------- faults that were planted and once survived
+
+
+class Normed(torch.nn.Module):
+    """A layer whose output in training mode differs from that in evaluation mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.norm = torch.nn.Linear(2, 16), torch.nn.BatchNorm1d(16)
+
+    def forward(self, x):
+        return torch.relu(self.norm(self.linear(x)))
+
+
+def normed_net():
+    torch.manual_seed(0)
+    edges = [("x", "h", Normed(), "body"), ("h", "y", torch.nn.Linear(16, 2), "head", "head")]
+    return SuperNetwork(edges, "x", "y", input_shape=(2,))
+
+
+def test_validation_runs_in_evaluation_mode_and_training_does_not():
+    net, data = normed_net(), Xor(256)
+    data.val.x[:] = 3 * data.val.x + 1  # other statistics than in training
+    config = replace(CONFIG, epochs=3, warmup_epochs=1)
+    run = search(config, budget=1e9, net=net, data=data)
+    net.eval()
+    mode = run.architecture.mask
+    measured = evaluate(lambda x: net(x, mode), data.val)
+    assert run.history.val_loss.iloc[-1] == pytest.approx(measured["loss"], abs=1e-9)
+    net.train()
+    in_training = evaluate(lambda x: net(x, mode), data.val)
+    assert in_training["loss"] != pytest.approx(measured["loss"], abs=1e-3)
+    norm = net.edge_modules[0].norm
+    assert norm.running_mean.abs().sum() > 0  # training mode while it learned
+
+
+def test_nothing_is_learned_from_the_validation_data():
+    poisoned = Xor()
+    poisoned.val = TensorData(torch.zeros_like(poisoned.val.x), 1 - poisoned.val.y)
+    a, b = xor_net(), xor_net()
+    config = replace(CONFIG, epochs=6)
+    clean, dirty = search(config, net=a), search(config, net=b, data=poisoned)
+    assert torch.equal(clean.probabilities, dirty.probabilities)
+    for p, q in zip(a.parameters(), b.parameters(), strict=True):
+        assert torch.equal(p, q)
+    assert not clean.history.val_loss.equals(dirty.history.val_loss)
+
+
+def test_milestones_divide_the_rate_of_the_weights_from_their_epoch_on():
+    config = replace(CONFIG, epochs=6, warmup_epochs=1, milestones=(2, 4))
+    assert [config.lr_at(e) for e in range(6)] == pytest.approx(
+        [0.03, 0.03, 0.003, 0.003, 0.0003, 0.0003]
+    )
+    plain = replace(config, milestones=())
+    a, b = (search(c).history for c in (config, plain))
+    assert a.loss[:2].equals(b.loss[:2]) and a.loss[2] != b.loss[2]
+    # A milestone in the first epoch is a smaller rate from the start.
+    early, slow = replace(plain, milestones=(0,)), replace(plain, lr=plain.lr * 0.1)
+    assert search(early).history.equals(search(slow).history)
+
+
+def test_a_larger_lambda_lowers_the_cost_from_the_first_steps():
+    config = replace(CONFIG, epochs=5, warmup_epochs=1, gamma_lr=5.0)
+    free, paid = (search(replace(config, lam=lam)).history.cost_mean.iloc[-1] for lam in (0.0, 30))
+    assert paid < 0.8 * free
+
+
+def test_the_entropy_bonus_keeps_gates_open():
+    kept, lost = (
+        search(replace(CONFIG, entropy_weight=w)).history.entropy.iloc[-1] for w in (0.1, -0.1)
+    )
+    assert kept > lost
+
+
+# ------------------------------------------------------- costs of either sign
+
+
+def test_negative_and_mixed_costs_can_be_searched():
+    """A gain is a negative cost. The unit of overspending stays positive."""
+    net = xor_net()
+    gain = costs.AdditiveCost([-4.0, -1.0, 3.0, 2.0, 0.0], "net cost", "units")  # full: 0
+    run = search(cost=gain, budget=-3.5, net=net)
+    assert run.full_cost == 0 and run.meets_budget and "of the full network" not in run.statement()
+    flipped = search(cost=costs.AdditiveCost([-5.0] * 5), budget=-9.0)
+    assert flipped.meets_budget  # two edges suffice
+
+
+def test_a_feasible_budget_is_not_refused_where_more_edges_cost_less():
+    """Every single path costs 10, the whole network 1: the bound from paths was called exact."""
+    net = xor_net()
+
+    def cost(mask):
+        return torch.where(mask.all(1), 1.0, 10.0)
+
+    run = search(replace(CONFIG, lam=0.0), cost=cost, budget=5, net=net)
+    assert run.meets_budget and run.cost == 1
+
+
+# ------------------------------------------------------- warnings
+
+
+def test_a_search_that_goes_wrong_warns_unless_it_is_quiet(capsys, recwarn):
+    hasty = replace(CONFIG, gamma_lr=200.0)
+    search(hasty)
+    assert not [w for w in recwarn if w.category is SearchWarning]
+    with pytest.warns(SearchWarning, match="stood still"):
+        search(hasty, progress=True)
 
 
 SCRIPT = """
@@ -267,8 +478,6 @@ def test_pixel_losses_are_means_over_the_image():
 def test_a_batch_without_any_live_architecture_is_survived():
     """The head's source is only reached by a gate that is off: loss of the constant prediction."""
     net = SuperNetwork([("x", "y", torch.nn.Linear(2, 2))], "x", "y", input_shape=(2,))
-    from nas_core.supernet import BernoulliSampler
-
     sampler = BernoulliSampler(net.graph, logit=-50.0)
     config = BudgetConfig(epochs=1, warmup_epochs=0, batch_size=64, milestones=())
     run = search(config, budget=4, net=net, sampler=sampler)

@@ -6,6 +6,7 @@ from torch.nn.functional import cosine_similarity
 
 from nas_core.search import MovingAverage, overspend, policy_loss, reward_to_go
 from nas_core.search.exact import (
+    baseline_of,
     distribution,
     exact_gradient,
     expected_objective,
@@ -137,6 +138,25 @@ def test_policy_loss_is_a_mean_over_the_batch():
         policy_loss(log_prob, torch.zeros(3), 0.0)
 
 
+@pytest.mark.parametrize("shape", [(2, 1), (1, 2), (3,), (1,)])
+def test_a_baseline_that_would_broadcast_is_refused(shape):
+    """[B] − [B, 1] is a matrix, whose mean is another gradient."""
+    log_prob = torch.tensor([-1.0, -2.0], requires_grad=True)
+    with pytest.raises(ValueError, match="baseline"):
+        policy_loss(log_prob, torch.tensor([3.0, 5.0]), torch.ones(shape))
+    policy_loss(log_prob, torch.tensor([3.0, 5.0]), torch.tensor(4.0))
+    policy_loss(log_prob, torch.tensor([3.0, 5.0]), torch.ones(2))
+
+
+def test_leaving_one_out_only_changes_the_rate():
+    """D_b − mean = (1 − 1/B) (D_b − mean of the others): the same direction, exactly."""
+    values, log_prob = torch.rand(8), torch.rand(8, requires_grad=True)
+    (mean,) = torch.autograd.grad(policy_loss(log_prob, values, values.mean()), log_prob)
+    others = baseline_of(values, "others")
+    (left,) = torch.autograd.grad(policy_loss(log_prob, values, others), log_prob)
+    torch.testing.assert_close(mean, left * 7 / 8)
+
+
 def test_moving_average_keeps_nine_tenths_of_the_old_value():
     average = MovingAverage(0.9)
     assert average.update(torch.tensor([2.0])) == 2.0
@@ -152,6 +172,12 @@ def test_overspend_is_a_hinge_in_units_of_the_full_cost():
     assert overspend(torch.tensor([1.0, 5.0, 8.0]), 5.0, 10.0).tolist() == pytest.approx(
         [0, 0, 0.3]
     )
+
+
+@pytest.mark.parametrize("scale", [0.0, -10.0, float("nan"), float("inf")])
+def test_overspend_refuses_a_unit_that_would_turn_the_sign(scale):
+    with pytest.raises(ValueError, match="scale"):
+        overspend(torch.tensor([1.0, 5.0]), 3.0, scale)
 
 
 def test_reward_to_go():

@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas_core import costs
-from nas_core.search import count_paths, hypervolume, pareto_front, profile_space
+from nas_core.search import (
+    all_masks,
+    count_paths,
+    hypervolume,
+    pareto_front,
+    profile_space,
+)
 from nas_core.spaces import resnet_fabric
 from tests.supernet.graphs import DIAMOND, dags, graph_of, small_net
 
@@ -77,10 +83,62 @@ def test_architectures_of_the_diamond_are_counted():
     assert profile.architectures == 7  # three paths, three pairs, one triple: all distinct
 
 
-def test_black_box_costs_are_searched_over_paths():
+def test_text_is_refused_where_numbers_are_compared():
+    frame = pd.DataFrame({"cost": ["9", "10"], "accuracy": [0.5, 0.9]})
+    with pytest.raises(ValueError, match="holds text .'9'"):
+        pareto_front(frame)
+    with pytest.raises(ValueError, match="holds text"):
+        pareto_front(frame, cost="accuracy", value="cost")
+    boxed = frame.assign(cost=pd.Series([9, 10.5], dtype=object))  # numbers in a mixed column
+    assert len(pareto_front(boxed)) == 2
+
+
+def test_black_box_costs_are_exact_on_small_graphs():
     net = small_net()
     profile = profile_space(net.graph, lambda mask: mask.sum(1).float() ** 2)
     assert profile.cheapest == 9 and profile.cheapest_is_exact  # x→a, skip, b→y
+
+
+def test_the_cheapest_need_not_be_a_path():
+    """A callable may charge less for more edges; negative prices make a union the cheapest."""
+    graph = graph_of(DIAMOND)
+    profile = profile_space(graph, lambda mask: 10.0 - mask.sum(1).double())
+    assert profile.cheapest == 5 and profile.cheapest_is_exact
+    assert profile.satisfiable(5) and profile.satisfiable(4.9) is False
+    profile = profile_space(graph, costs.AdditiveCost([1.0, 2.0, -5.0, 1.0, 1.0]))
+    oracle = min(
+        float(mask.double() @ torch.tensor([1.0, 2.0, -5.0, 1.0, 1.0]).double())
+        for mask in graph.reachable(all_masks(graph))
+        if mask.any()
+    )
+    assert profile.cheapest == oracle and profile.cheapest_is_exact
+
+
+def test_nothing_is_exact_where_the_graph_is_large_or_the_cost_random():
+    graph = resnet_fabric(3).graph  # 2,448 paths, which were once all tried and called exact
+    profile = profile_space(graph, lambda mask: 100.0 - mask.sum(1).double())
+    assert not profile.cheapest_is_exact and profile.cheapest == 100 - len(graph)
+    assert profile.satisfiable(10) is None
+    noise = torch.Generator().manual_seed(0)
+    random = profile_space(
+        graph_of(DIAMOND), lambda mask: torch.rand(len(mask), generator=noise).double()
+    )
+    assert not random.cheapest_is_exact
+
+
+@pytest.mark.parametrize(
+    ("prices", "scale"),
+    [
+        ([1.0, 2, 3, 4, 5], 15),
+        ([-1.0, -2, -3, -4, -5], 15),
+        ([5.0, -5, 5, -5, 0], 5),  # the whole network costs 0
+        ([0.0] * 5, 1),
+    ],
+)
+def test_the_unit_of_overspending_is_positive_for_costs_of_any_sign(prices, scale):
+    profile = profile_space(graph_of(DIAMOND), costs.AdditiveCost(prices))
+    assert profile.full == sum(prices)
+    assert profile.scale == scale if scale != 5 else profile.scale > 0
 
 
 def test_many_paths_make_the_cheapest_a_guess():

@@ -14,6 +14,7 @@ import torch
 
 from benchmarks.ddp import Shard, searched
 from nas_core import search
+from nas_core.search.trial import Setup, search_trial
 from nas_core.training import TensorData, load_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -113,10 +114,10 @@ def test_command_of_the_readme_on_a_smaller_scale(tmp_path):
 
 def test_job_of_a_saved_run(tmp_path):
     """The architecture that a search found, with new weights; another space is refused."""
-    setup = search.Setup(
+    setup = Setup(
         space_args=(("blocks_per_group", 2), ("channels", (2, 4, 8))), train_limit=64, val_limit=64
     )
-    trial = search.search_trial(setup, 1.0, search.BudgetConfig(epochs=2, warmup_epochs=1))
+    trial = search_trial(setup, 1.0, search.BudgetConfig(epochs=2, warmup_epochs=1))
     trial.run.save(tmp_path / "run.pt")
     values = {"run": str(tmp_path / "run.pt"), "dataset": "digits", "epochs": 3}
     space = dict(setup.space_args)
