@@ -49,6 +49,7 @@ def study(given: argparse.Namespace, cost_name: str, budget: float, seed: int) -
         milestones=(3 * given.epochs // 4,),
         lam=given.lam,
         gamma_lr=given.gamma_lr,
+        gamma_momentum=given.gamma_momentum,
         max_logit=given.max_logit,
         seed=seed,
     )
@@ -95,6 +96,7 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=8)
     parser.add_argument("--lam", type=float, default=10.0)
     parser.add_argument("--gamma-lr", type=float, default=10.0)
+    parser.add_argument("--gamma-momentum", type=float, default=0.9)
     parser.add_argument("--max-logit", type=float, default=5.0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--name", required=True, help="of the file in data/results")

@@ -16,7 +16,14 @@ def fabric(columns=2):
 def run(net, cost, budget, *, epochs=8, lam=10.0):
     sampler = supernet.BernoulliSampler(net.graph, fixed=net.graph.of_kind("stem", "head"))
     config = search.BudgetConfig(
-        epochs=epochs, warmup_epochs=1, batch_size=50, lr=0.1, milestones=(), lam=lam, gamma_lr=10.0
+        epochs=epochs,
+        warmup_epochs=1,
+        batch_size=50,
+        lr=0.1,
+        milestones=(),
+        lam=lam,
+        gamma_lr=10.0,
+        gamma_momentum=0.9,
     )
     digits = data.load("digits", train_limit=400)
     return search.budgeted(net, sampler, cost, budget, digits, config, progress=False)

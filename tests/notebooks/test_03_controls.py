@@ -35,6 +35,7 @@ def smoke():
         lr=cfg.lr,
         milestones=tuple(cfg.milestones),
         gamma_lr=cfg.gamma_lr,
+        gamma_momentum=cfg.gamma_momentum,
         lam=cfg.lam,
     )
     return setup, config, cfg.shares
