@@ -52,7 +52,8 @@ def budgeted_trial(
 
     `changes` are fields of `BudgetConfig`, such as `lam`, or settings of the chapter.
     """
-    from nas_core.search import BudgetConfig, Setup, search_trial
+    from nas_core.search import BudgetConfig
+    from nas_core.search.trial import Setup, search_trial
     from nas_core.training import one_thread
 
     settings = Book.load().find(chapter).profile(profile) | changes
