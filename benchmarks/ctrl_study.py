@@ -4,7 +4,7 @@
     NAS_DATA=… python benchmarks/ctrl_study.py long --store long.sqlite --tasks 40
     NAS_DATA=… python benchmarks/ctrl_study.py permuted --store mlp.sqlite --backbone mlp --tasks 10
 
-Roles whose data set is missing are played by the embedded family (`--embedded`). A learner's
+Data sets whose files are missing are replaced by the embedded family (`--embedded`). A learner's
 name may end in " random prior" or " N modules" (of the ResNet). A stopped run goes on from its
 store. `--record CHAPTER/NAME` writes what the store holds of the same trials and runs nothing.
 """
@@ -12,13 +12,10 @@ store. `--record CHAPTER/NAME` writes what the store holds of the same trials an
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shlex
-import sqlite3
 import sys
 import time
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ from nas_core.continual import (
     Real,
     Stream,
     alexnet,
+    check_input_shift,
     ctrl_stream,
     make_learner,
     mlp,
@@ -37,7 +35,7 @@ from nas_core.continual import (
     resnet,
     run_stream,
 )
-from nas_core.search.sweeps import sweep
+from nas_core.search.sweeps import stored, sweep
 from nas_core.training import describe_device, one_thread, pick_device
 from nas_core.workbook import record_result
 
@@ -55,14 +53,12 @@ PERMUTED = {"train": 2000, "val": 500}
 
 def stream_of(setting: dict[str, Any], name: str, seed: int) -> Stream:
     """The stream of a setting, without augmentation: training is too short for it to pay."""
-    catalogue = Real(embedded_for=tuple(setting["embedded"]), size=setting["size"])
+    source = Real(embedded_for=tuple(setting["embedded"]), size=setting["size"])
     options = {"seed": seed, "test_per_class": setting["test_per_class"]}
     if name == "permuted":
-        return permuted_digits(catalogue, tasks=setting["tasks"], **PERMUTED, **options)
+        return permuted_digits(source, tasks=setting["tasks"], **PERMUTED, **options)
     sizes = SIZES["long" if name == "long" else "transfer"]
-    return ctrl_stream(
-        name, catalogue, sizes=sizes, tasks=setting["tasks"], augment=False, **options
-    )
+    return ctrl_stream(name, source, sizes=sizes, tasks=setting["tasks"], augment=False, **options)
 
 
 def make(setting: dict[str, Any], learner: str, seed: int):
@@ -102,6 +98,9 @@ def study(stream: str, learner: str, seed: int, setting: dict[str, Any]) -> dict
         "mb": table.memory_mb.tolist(),
         "cpu_seconds": round(time.process_time() - start, 1),
     }
+    if stream == "in" and learner == "Independent":
+        # The first network, unchanged, on the last task; refuses a stream that asks nothing.
+        out["unchanged"] = check_input_shift(run.learner, tasks)[1]
     if "MNTDP" in learner:
         paths = run.learner.library.paths
         out["reused"] = [sum(owner != t for owner in path) for t, path in enumerate(paths)]
@@ -135,13 +134,6 @@ def results(table: pd.DataFrame, trials: list[dict[str, Any]]) -> list[dict[str,
     return rows
 
 
-def stored(store: str) -> pd.DataFrame:
-    """The finished trials of a store."""
-    with closing(sqlite3.connect(store)) as db:
-        found = db.execute("SELECT config, result FROM trials WHERE status = 'done'").fetchall()
-    return pd.DataFrame({**json.loads(config), **json.loads(result)} for config, result in found)
-
-
 def _rounded(value: Any) -> Any:
     if isinstance(value, list):  # a cell of a table holds one word
         return " ".join(str(_rounded(v)).replace(" ", "_") for v in value)
@@ -155,7 +147,7 @@ def main() -> None:
     parser.add_argument("--streams", nargs="*", default=["minus", "out", "in", "pl", "plus"])
     parser.add_argument("--learners", nargs="*", default=LEARNERS)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
-    parser.add_argument("--embedded", nargs="*", default=["wild_digits"], help="roles")
+    parser.add_argument("--embedded", nargs="*", default=["wild_digits"], help="data sets")
     parser.add_argument("--backbone", choices=["alexnet", "resnet", "mlp"], default="alexnet")
     parser.add_argument("--width", type=int, default=16, help="channels of the first layer")
     parser.add_argument("--size", type=int, default=16, help="side of the images")

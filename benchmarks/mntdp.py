@@ -16,7 +16,7 @@ from common import write_results
 from torch.nn.functional import cross_entropy
 
 from nas_core.continual import FitConfig, make_learner, resnet
-from nas_core.continual.learners.prior import Trunk
+from nas_core.continual.learners.mntdp import Trunk
 from nas_core.training import one_thread
 
 

@@ -1,8 +1,9 @@
 """Lifelong learning: streams of tasks, metrics, learners, MNTDP (thesis chapter 5)."""
 
 from nas_core.continual.backbones import Backbone, alexnet, mlp, resnet
-from nas_core.continual.fit import FitConfig, FitReport, accuracy, sweep
-from nas_core.continual.learners import LEARNERS, Learner, make_learner, rank_past
+from nas_core.continual.fit import FitConfig, FitReport, Trial
+from nas_core.continual.learners import LEARNERS, Learner, make_learner
+from nas_core.continual.learners.mntdp import rank_past
 from nas_core.continual.library import Library
 from nas_core.continual.metrics import (
     average_accuracy,
@@ -14,11 +15,12 @@ from nas_core.continual.metrics import (
 from nas_core.continual.run import (
     StreamRun,
     accuracy_alone,
+    check_input_shift,
     inference_bytes,
     run_stream,
     tune_stream,
 )
-from nas_core.continual.sources import Embedded, Real, catalogue
+from nas_core.continual.sources import Embedded, Real, task_source
 from nas_core.continual.streams import (
     CTRL,
     SYMBOLS,
@@ -28,41 +30,13 @@ from nas_core.continual.streams import (
     tabulated_stream,
 )
 from nas_core.continual.tasks import Stream, Task, TaskSpec
+from nas_core.training import accuracy
 
 __all__ = [
-    "CTRL",
-    "LEARNERS",
-    "SYMBOLS",
-    "Backbone",
-    "Embedded",
-    "FitConfig",
-    "FitReport",
-    "Learner",
-    "Library",
-    "Real",
-    "Stream",
-    "StreamRun",
-    "Task",
-    "TaskSpec",
-    "accuracy",
-    "accuracy_alone",
-    "alexnet",
-    "average_accuracy",
-    "catalogue",
-    "ctrl_stream",
-    "forgetting",
-    "inference_bytes",
-    "learning_curve_area",
-    "make_learner",
-    "megabytes",
-    "mlp",
-    "permuted_digits",
-    "rank_past",
-    "resnet",
-    "run_stream",
-    "split_classes",
-    "sweep",
-    "tabulated_stream",
-    "transfer",
-    "tune_stream",
-]
+    "CTRL", "LEARNERS", "SYMBOLS", "Backbone", "Embedded", "FitConfig", "FitReport", "Learner",
+    "Library", "Real", "Stream", "StreamRun", "Task", "TaskSpec", "Trial", "accuracy",
+    "accuracy_alone", "alexnet", "average_accuracy", "check_input_shift", "ctrl_stream",
+    "forgetting", "inference_bytes", "learning_curve_area", "make_learner", "megabytes", "mlp",
+    "permuted_digits", "rank_past", "resnet", "run_stream", "split_classes", "tabulated_stream",
+    "task_source", "transfer", "tune_stream",
+]  # fmt: skip

@@ -90,8 +90,9 @@ class Backbone:
     @cached_property
     def _profile(self) -> tuple[tuple[int, int, tuple[int, ...]], ...]:
         rows, shape = [], self.input_shape
-        for layer in range(len(self)):
-            block = self.block(layer, 10)
+        with torch.random.fork_rng(devices=[]):  # to count is not to draw
+            blocks = self.path(10)
+        for block in blocks:
             macs, out = count_macs(block, shape)
             rows.append((count_params(block), macs, out))
             shape = out

@@ -27,11 +27,8 @@ TEXTURES = (
     "banded", "striped", "diagonal", "chequered", "dotted", "ringed", "grainy", "blotchy",
     "meshed", "zigzagged",
 )  # fmt: skip
-# Background colours of the rainbow digits, RGB in [0, 1].
-RAINBOW = (
-    (0.85, 0.10, 0.10), (0.95, 0.55, 0.05), (0.80, 0.75, 0.05), (0.10, 0.60, 0.15),
-    (0.05, 0.60, 0.70), (0.10, 0.20, 0.80), (0.55, 0.10, 0.65),
-)  # fmt: skip
+# Backgrounds of the rainbow digits, RGB: pure colours, as CTrL has them. Each saturates a channel.
+RAINBOW = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0)}
 
 CLASSES: dict[str, tuple[str, ...]] = {
     "digits": DIGITS,
@@ -74,13 +71,15 @@ def draw_family(
 
 
 def paint(digits: Tensor, background: int) -> Tensor:
-    """White digits (uint8 `[N, 3, H, W]`) on one of the seven colours of `RAINBOW`."""
+    """White digits (uint8 `[N, 3, H, W]`) on one of the colours of `RAINBOW`.
+
+    ink + (255 − ink) · colour: the background's channel is 255 everywhere and says nothing about
+    the digit, the other two hold the ink. No per-task normalisation can undo that.
+    """
     if not 0 <= background < len(RAINBOW):
         raise ValueError(f"background is {background}; there are colours 0…{len(RAINBOW) - 1}")
-    ground = torch.tensor(RAINBOW[background])
-    ink = torch.arange(256).view(-1, 1) / 255
-    palette = ((ground + ink * (1 - ground)) * 255).round().to(torch.uint8)  # [256, 3]
-    return torch.stack([palette[:, c][digits[:, c].long()] for c in range(3)], 1)
+    colour = torch.tensor(list(RAINBOW.values())[background]).view(1, 3, 1, 1)
+    return (digits + (255 - digits) * colour).round().to(torch.uint8)
 
 
 # ---------------------------------------------------------------- handwritten digits

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas_core.continual.tasks import Task
-from nas_core.training import TensorData, derived_seeds, one_thread
+from nas_core.continual.tasks import Task, standard_augmentation
+from nas_core.training import EarlyStopping, TensorData, derived_seeds, descend, make_optimizer
+
+Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,27 @@ class FitConfig:
     def __post_init__(self):
         if not self.lr or not self.weight_decay:
             raise ValueError("lr and weight_decay need at least one value each")
+        if min(self.lr) <= 0 or min(self.weight_decay) < 0:
+            raise ValueError(
+                f"lr {self.lr} must be above 0 and weight_decay {self.weight_decay} at least 0"
+            )
         for name in ("batch_size", "max_steps", "patience", "eval_every", "processes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.val_copies < 0:
             raise ValueError(f"val_copies is {self.val_copies}; it must be at least 0")
 
-    def grid(self) -> list[tuple[float, float]]:
-        """All (learning rate, weight decay) pairs."""
-        return list(itertools.product(self.lr, self.weight_decay))
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of the grid on one task: all that one training needs to know."""
+
+    task: Task
+    seed: int  # of new weights and of batches
+    lr: float
+    weight_decay: float
+    beta: int | None = None  # record test accuracy after 0…beta batches; None: do not
+    gamma_lr: float | None = None  # learning rate of Γ, for MNTDP-S
 
 
 @dataclass
@@ -61,7 +73,13 @@ class FitReport:
     weight_decay: float = 0.0
     curve: list[float] = field(default_factory=list)  # test accuracy after 0, 1, … β batches
     choice: str = ""  # what the learner decided, in words
-    details: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)  # plain values, kept by `StreamRun`
+
+
+class Diverged(FloatingPointError):
+    """The loss of every candidate became infinite or not a number; `macs` were spent on it."""
+
+    macs = 0
 
 
 class Meter:
@@ -87,29 +105,24 @@ class Meter:
         return out
 
 
-def accuracy(predict: Callable[[Tensor], Tensor], data: TensorData, batch_size: int = 512) -> float:
-    """Share of examples whose largest logit is the right one."""
-    right = 0
-    with torch.no_grad():
-        for x, y in data.batches(batch_size, seed=0, shuffle=False):
-            right += int((predict(x).argmax(1) == y).sum())
-    return right / len(data)
-
-
 def validation_set(task: Task, copies: int, seed: int) -> TensorData:
-    """The validation examples, and augmented copies of each for very small tasks."""
+    """The validation examples, and cropped and mirrored copies of each for very small tasks.
+
+    Raises:
+        ValueError: when copies are asked for of images whose pixels were permuted.
+    """
     plain = task.val.plain()
-    if not copies or task.train.augment is None:
+    if not copies:
         return plain
+    if task.spec.pixels is not None:
+        raise ValueError(f"{task.name} has permuted pixels, which no crop keeps; set val_copies=0")
+    augment = standard_augmentation(plain.x.shape[-1])
     g = torch.Generator(plain.device).manual_seed(derived_seeds(seed, task.id, 7)[0])
-    moved = [task.train.augment(plain.x, g) for _ in range(copies)]
-    x = torch.cat([plain.x, *moved])
+    x = torch.cat([plain.x, *(augment(plain.x, g) for _ in range(copies))])
     return TensorData(x, plain.y.repeat(copies + 1), normalise=plain.normalise)
 
 
-def training_batches(
-    data: TensorData, batch_size: int, seed: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+def training_batches(data: TensorData, batch_size: int, seed: int) -> Batches:
     """Batches without end; a last partial batch is dropped unless it is the only one."""
     for epoch in itertools.count():
         yield from data.batches(
@@ -119,106 +132,96 @@ def training_batches(
 
 def fit(
     candidates: Sequence[nn.Module],
-    losses: Callable[[Tensor, Tensor, list[int]], list[Tensor]],
-    accuracies: Callable[[list[int]], list[float]],
-    task: Task,
+    losses: Callable[[Tensor, Tensor, Sequence[int]], list[Tensor]],
+    scores: Callable[[TensorData, Sequence[int]], list[float]],
+    trial: Trial,
     config: FitConfig,
-    lr: float,
-    weight_decay: float,
     *,
-    seed: int,
-    curves: Callable[[], list[float]] | None = None,
-    beta: int = 5,
+    batches: Batches | None = None,
     before_step: Callable[[], None] | None = None,
     after_step: Callable[[], None] | None = None,
-    batches: Iterator[tuple[Tensor, Tensor]] | None = None,
+    latest: bool = False,
 ) -> list[FitReport]:
     """Train every candidate until its validation accuracy has not risen for `patience` steps.
 
     Args:
         candidates: the trainable modules of each; they must not share parameters.
         losses: `(x, y, active)` → one scalar loss per active candidate.
-        accuracies: active candidates → validation accuracy of each.
-        curves: test accuracy of each candidate; called after 0, 1, … `beta` batches.
-        before_step, after_step: called just before and just after the optimiser's update.
+        scores: `(data, which)` → accuracy on `data` of each of these candidates.
         batches: default are those of the training split.
+        before_step, after_step: called just before and just after the optimizer's update.
+        latest: of states with the same validation accuracy keep the last one and not the first.
 
     Returns:
-        One report per candidate; each candidate is left in its best state and in eval mode.
-    """
-    meter = Meter()
-    groups = [{"params": list(c.parameters())} for c in candidates]
-    optimiser = torch.optim.Adam(groups, lr=lr, weight_decay=weight_decay, fused=True)
-    if batches is None:
-        batches = training_batches(task.train, config.batch_size, seed)
-    count = len(candidates)
-    best = [-1.0] * count
-    best_step = [0] * count
-    best_state: list[dict] = [{} for _ in candidates]
-    points: list[list[float]] = [[] for _ in candidates]
-    active = list(range(count))
+        One report per candidate; each is left in its best state and in eval mode. A candidate
+        whose loss is not finite stops at once, with a validation accuracy of −1.
 
-    def look(step: int) -> None:
-        for c in active:
-            candidates[c].eval()
-        for c, value in zip(active, accuracies(active), strict=True):
-            if value > best[c]:
-                best[c], best_step[c] = value, step
+    Raises:
+        Diverged: when no candidate is left.
+    """
+    task, count, meter = trial.task, len(candidates), Meter()
+    groups = [{"params": list(c.parameters())} for c in candidates]
+    optimizer = make_optimizer(groups, "adam", lr=trial.lr, weight_decay=trial.weight_decay)
+    if batches is None:
+        batches = training_batches(task.train, config.batch_size, trial.seed)
+    val = validation_set(task, config.val_copies, trial.seed)
+    watches = [EarlyStopping(config.patience) for _ in candidates]
+    best_state: list[dict] = [{} for _ in candidates]
+    curves: list[list[float]] = [[] for _ in candidates]
+    active, diverged, step = list(range(count)), set(), 0
+
+    def look() -> None:
+        for c, value in zip(active, scores(val, active), strict=True):
+            if watches[c].update(value, step) or (latest and value == watches[c].best):
                 best_state[c] = copy.deepcopy(candidates[c].state_dict())
 
-    def record_curve() -> None:
-        if curves is not None:
-            for c in candidates:
-                c.eval()
-            for own, value in zip(points, curves(), strict=True):
+    while True:
+        looking = step % config.eval_every == 0 or step == config.max_steps
+        early = trial.beta is not None and step <= trial.beta
+        if looking or early:
+            for candidate in candidates:
+                candidate.eval()
+        if looking:
+            look()
+            active = [c for c in active if not watches[c].is_over(step)]
+        if early:
+            for own, value in zip(curves, scores(task.test, range(count)), strict=True):
                 own.append(value)
-
-    look(0)
-    record_curve()
-    step = 0
-    while active and step < config.max_steps:
+        if not active or step >= config.max_steps:
+            break
         step += 1
         x, y = next(batches)
         for c in active:
             candidates[c].train()
 
-        def forward_backward(x=x, y=y, now=tuple(active)) -> Tensor:
-            total = torch.stack(losses(x, y, list(now))).sum()
-            total.backward()
-            return total.detach()
+        def learn(x=x, y=y, now=tuple(active)) -> Tensor:
+            each = torch.stack(losses(x, y, now))  # [active]
+            # No weight is shared, so each gets the gradient of its own loss.
+            descend(each.sum(), optimizer, before_step=before_step)
+            return each.detach()
 
-        optimiser.zero_grad(set_to_none=True)  # candidates that have stopped keep no gradient
-        total = meter.run(tuple(active), len(x), forward_backward)
-        if before_step is not None:
-            before_step()
-        optimiser.step()
+        each = meter.run(tuple(active), len(x), learn)
         if after_step is not None:
             after_step()
-        if step <= beta:
-            record_curve()
+        # Only where the validation set is looked at anyway: reading a loss waits for the device.
         if step % config.eval_every == 0 or step == config.max_steps:
-            if not torch.isfinite(total):
-                raise FloatingPointError(
-                    f"the loss became {total.item()} at step {step} of {task.name} with lr {lr:g}; "
-                    "take smaller learning rates into the grid"
-                )
-            look(step)
-            active = [c for c in active if step - best_step[c] < config.patience]
+            lost = {c for c, ok in zip(active, each.isfinite().tolist(), strict=True) if not ok}
+            diverged |= lost
+            active = [c for c in active if c not in lost]
+    if len(diverged) == count:
+        error = Diverged(
+            f"the loss is not finite at step {step} of {task.name} with lr {trial.lr:g}; "
+            "take smaller learning rates into the grid"
+        )
+        error.macs = round(meter.macs)
+        raise error
     for c, module in enumerate(candidates):
         module.load_state_dict(best_state[c])
-        module.eval()
-        points[c] += points[c][-1:] * (beta + 1 - len(points[c]))
+        curves[c] += curves[c][-1:] * ((trial.beta or 0) + 1 - len(curves[c]))
     return [
-        FitReport(best[c], step, round(meter.macs), lr, weight_decay, points[c])
+        FitReport(
+            -1.0 if c in diverged or watches[c].best is None else watches[c].best,
+            step, round(meter.macs), trial.lr, trial.weight_decay, curves[c],
+        )
         for c in range(count)
-    ]
-
-
-def sweep(run: Callable[[Any], Any], trials: Sequence[Any], processes: int = 1) -> list[Any]:
-    """`run(trial)` for every trial, in order, in this process or in several of one thread each."""
-    if processes == 1 or len(trials) == 1:
-        return [run(trial) for trial in trials]
-    context = multiprocessing.get_context("spawn")
-    workers = min(processes, len(trials))
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=one_thread) as pool:
-        return list(pool.map(run, trials))
+    ]  # fmt: skip

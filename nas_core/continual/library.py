@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import networkx as nx
 import torch
 from torch import Tensor, nn
 
@@ -146,17 +145,6 @@ class Library(nn.Module):
         for task, mine in enumerate(used):
             mask[task, [order.index(key) for key in mine]] = True
         return graph, mask
-
-    def to_networkx(self) -> nx.DiGraph:
-        """Modules as nodes, "follows" as edges; node attribute `tasks` lists who uses it."""
-        out = nx.DiGraph()
-        for task, path in enumerate(self.paths):
-            keys = [self.key(layer, owner) for layer, owner in enumerate(path)]
-            for key in keys:
-                out.add_node(key)
-                out.nodes[key].setdefault("tasks", []).append(task)
-            nx.add_path(out, keys)
-        return out
 
 
 def tensor_bytes(tensors: Iterable[Tensor]) -> int:

@@ -15,11 +15,13 @@ import torch
 from torch import nn
 
 from nas_core.continual import metrics
-from nas_core.continual.fit import accuracy, sweep
-from nas_core.continual.learners.base import Learner
+from nas_core.continual.learners.base import Learner, refuse_difference
 from nas_core.continual.library import tensor_bytes
 from nas_core.continual.tasks import Stream
-from nas_core.training import load_checkpoint, progress_bar, save_atomic
+from nas_core.search.sweeps import map_trials
+from nas_core.training import accuracy, load_checkpoint, progress_bar, save_atomic
+
+VERSION = 2  # of what learners compute; raise it when the same settings give other numbers
 
 
 @dataclass
@@ -31,6 +33,7 @@ class StreamRun:
     accuracy: np.ndarray  # [T, T], NaN where not measured
     rows: list[dict[str, Any]] = field(default_factory=list)
     curves: list[list[float]] = field(default_factory=list)
+    details: list[dict[str, Any]] = field(default_factory=list)  # of every task's `FitReport`
     alone: float | None = None  # accuracy on the last task without a past
     beta: int | None = 5
 
@@ -70,19 +73,26 @@ def run_stream(
         beta: record test accuracy after the first 0…beta batches of each task; None saves time.
         full_matrix: measure every past task after every task, not only what A and F need.
         checkpoint: file that is written after every task; a run that finds it goes on from there.
+
+    Raises:
+        ValueError: for a learner that has a past, and for a checkpoint of another stream,
+            learner, option, seed or training; names both values.
     """
     count = len(stream)
     run = StreamRun(learner, stream, np.full((count, count), np.nan), alone=alone, beta=beta)
     # What makes two runs the same one; how many processes share the work does not.
-    settings = {k: v for k, v in vars(learner.config).items() if k != "processes"}
-    identity = f"{stream.fingerprint}, seed {learner.seed}, {settings}, beta {beta}"
+    config = {k: _listed(v) for k, v in vars(learner.config).items() if k != "processes"}
+    identity = {
+        "version": VERSION, "stream": stream.fingerprint, "seed": learner.seed, "beta": beta,
+        "full_matrix": full_matrix, **config, **learner.identity(),
+    }  # fmt: skip
     if learner.seen:
         raise ValueError(
             f"{learner.name} has already learnt {learner.seen} tasks; a run starts with a new "
             "learner, and goes on from its checkpoint"
         )
     if checkpoint is not None and Path(checkpoint).exists():
-        _resume(run, load_checkpoint(checkpoint), identity)
+        _resume(run, load_checkpoint(checkpoint), identity, str(checkpoint))
     start = learner.seen
     bar = progress_bar(count, learner.name if progress is True else progress, initial=start)
     for t in range(start, count):
@@ -90,10 +100,10 @@ def run_stream(
         report = learner.learn(task, beta=beta)
         score = accuracy(partial(learner.predict, task_id=t), task.test)
         run.accuracy[t, t] = score
-        if full_matrix:
-            for i in range(t):
-                run.accuracy[t, i] = accuracy(partial(learner.predict, task_id=i), stream[i].test)
+        for i in range(t if full_matrix else 0):
+            run.accuracy[t, i] = accuracy(partial(learner.predict, task_id=i), stream[i].test)
         run.curves.append(report.curve)
+        run.details.append(report.details)
         run.rows.append(
             {
                 "task": t + 1,
@@ -106,11 +116,12 @@ def run_stream(
                 "lr": report.lr,
                 "weight_decay": report.weight_decay,
                 "choice": report.choice,
+                "diverged": len(report.details.get("diverged", ())),  # points of the grid
             }
         )
         if checkpoint is not None:
-            state = {"run": identity, "learner": learner.state_dict(),
-                     "rows": run.rows, "curves": run.curves,
+            state = {"run": identity, "learner": learner.state_dict(), "rows": run.rows,
+                     "curves": run.curves, "details": run.details,
                      "accuracy": torch.from_numpy(run.accuracy)}  # fmt: skip
             save_atomic(state, checkpoint)
         bar.update()
@@ -121,21 +132,56 @@ def run_stream(
     return run
 
 
-def _resume(run: StreamRun, state: dict[str, Any], identity: str) -> None:
-    if state.get("run") != identity:
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _resume(run: StreamRun, state: dict[str, Any], wanted: dict[str, Any], file: str) -> None:
+    found = state.get("run")
+    refuse_difference(f"the run in {file}", found if isinstance(found, dict) else {}, wanted)
+    matrix = np.asarray(state["accuracy"])
+    seen = state["learner"]["seen"]
+    sizes = [len(state[k]) for k in ("rows", "curves", "details")]
+    if matrix.shape != run.accuracy.shape or sizes != [seen] * 3:
         raise ValueError(
-            f"the checkpoint belongs to another stream, seed or training than this run of "
-            f"{run.stream.name} ({state.get('run')} is not {identity}); delete it to start afresh"
+            f"the run in {file} has accuracies {list(matrix.shape)} and {sizes} rows, curves and "
+            f"details for {seen} tasks; {list(run.accuracy.shape)} and {seen} of each are needed"
         )
     run.learner.load_state_dict(state["learner"])
     run.rows, run.curves = list(state["rows"]), list(state["curves"])
-    run.accuracy[:] = state["accuracy"].numpy()
+    run.details = list(state["details"])
+    run.accuracy[:] = matrix
 
 
 def accuracy_alone(make: Callable[[], Learner], stream: Stream) -> float:
     """Test accuracy of a fresh learner on the last task of a stream and nothing else (eq. 5.3)."""
     last = stream.only(len(stream) - 1)
     return float(run_stream(make(), last, beta=None).accuracy[-1, -1])
+
+
+def check_input_shift(learner: Learner, stream: Stream, least: float = 0.05) -> tuple[float, float]:
+    """Refuse an S^in whose first network, unchanged, already solves the last task.
+
+    Args:
+        learner: one that has learnt at least the first task of the stream and kept it.
+        least: accuracy that the first network must lose on the last task's inputs.
+
+    Returns:
+        Test accuracy of the first task's network on the first and on the last task.
+
+    Raises:
+        ValueError: when it loses less: then the stream tests nothing.
+    """
+    first, last = stream[0], stream[len(stream) - 1]
+    if first.classes != last.classes:
+        raise ValueError(f"{stream.name}: the last task has other labels than the first")
+    own, shifted = (accuracy(partial(learner.predict, task_id=0), t.test) for t in (first, last))
+    if shifted > own - least:
+        raise ValueError(
+            f"{stream.name}: the network of {first.name} has {own:.3f} there and, unchanged, "
+            f"{shifted:.3f} on {last.name}: the change of inputs asks nothing of a learner"
+        )
+    return own, shifted
 
 
 def tune_stream(
@@ -149,23 +195,16 @@ def tune_stream(
     Returns:
         The value with the best mean validation accuracy after the last task, and the table.
     """
-    scores = sweep(_Tuning(make, stream), list(values), processes)
+    scores = map_trials(partial(_tuning, make, stream), list(values), processes)
     table = pd.DataFrame({"value": list(values), "val_accuracy": scores})
     return float(table.loc[table["val_accuracy"].idxmax(), "value"]), table
 
 
-class _Tuning:
-    def __init__(self, make: Callable[[float], Learner], stream: Stream):
-        self.make, self.stream = make, stream
-
-    def __call__(self, value: float) -> float:
-        learner = self.make(value)
-        run_stream(learner, self.stream, beta=None)
-        scores = [
-            accuracy(partial(learner.predict, task_id=t), task.val.plain())
-            for t, task in enumerate(self.stream)
-        ]
-        return float(np.mean(scores))
+def _tuning(make: Callable[[float], Learner], stream: Stream, value: float) -> float:
+    learner = make(value)
+    run_stream(learner, stream, beta=None)
+    scores = [accuracy(partial(learner.predict, task_id=t.id), t.val.plain()) for t in stream]
+    return float(np.mean(scores))
 
 
 @contextmanager

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from nas_core.continual.sources import Catalogue, Real, role_of
+from nas_core.continual.families import RAINBOW
+from nas_core.continual.sources import Real, TaskSource, dataset_of
 from nas_core.continual.tasks import Stream, TaskSpec
 
 Sizes = dict[str, tuple[int, int]]
@@ -21,14 +22,14 @@ EMBEDDED_SIZES: Sizes = {"large": (1000, 300), "small": (100, 50), "tiny": (30, 
 
 _DISTRACTORS = ("digits", "textures", "clothes", "wild_digits")
 _STRUCTURE: dict[str, list[tuple[str, str]]] = {
-    "minus": [("objects", "large"), *((r, "small") for r in _DISTRACTORS), ("objects", "small")],
-    "plus": [("objects", "small"), *((r, "small") for r in _DISTRACTORS), ("objects", "large")],
+    "minus": [("objects", "large"), *((d, "small") for d in _DISTRACTORS), ("objects", "small")],
+    "plus": [("objects", "small"), *((d, "small") for d in _DISTRACTORS), ("objects", "large")],
     "in": [
         ("rainbow_digits", "large"), ("objects", "small"), ("textures", "small"),
         ("clothes", "small"), ("wild_digits", "small"), ("rainbow_digits", "tiny"),
     ],
-    "out": [("objects", "large"), *((r, "small") for r in _DISTRACTORS), ("objects", "small")],
-    "pl": [*((r, "small") for r in _DISTRACTORS), ("objects", "large")],
+    "out": [("objects", "large"), *((d, "small") for d in _DISTRACTORS), ("objects", "small")],
+    "pl": [*((d, "small") for d in _DISTRACTORS), ("objects", "large")],
 }  # fmt: skip
 CTRL = (*_STRUCTURE, "long")
 SYMBOLS = {
@@ -40,14 +41,14 @@ SYMBOLS = {
     "long": "S^long",
 }
 # S^long draws from these five, as the instance of appendix A does.
-LONG_ROLES = ("digits", "wild_digits", "clothes", "objects", "many_objects")
+LONG_DATASETS = ("digits", "wild_digits", "clothes", "objects", "many_objects")
 
 
 # ---------------------------------------------------------------- CTrL
 
 
 def ctrl_stream(
-    name: str, catalogue: Catalogue, *, seed: int = 0, sizes: Sizes | None = None,
+    name: str, source: TaskSource, *, seed: int = 0, sizes: Sizes | None = None,
     tasks: int = 100, test_per_class: int | None = None, augment: bool = True,
     device: torch.device | str = "cpu",
 ) -> Stream:  # fmt: skip
@@ -66,34 +67,34 @@ def ctrl_stream(
     options: dict[str, Any] = {"seed": seed, "augment": augment, "device": device}
     if name == "long":
         cap = 1000 if test_per_class is None else test_per_class
-        specs = long_specs(catalogue, seed=seed, sizes=sizes, tasks=tasks, test_per_class=cap)
-        return Stream("S^long", specs, catalogue, **options)
-    default = THESIS_SIZES if isinstance(catalogue, Real) else EMBEDDED_SIZES
+        specs = long_specs(source, seed=seed, sizes=sizes, tasks=tasks, test_per_class=cap)
+        return Stream("S^long", specs, source, **options)
+    default = THESIS_SIZES if isinstance(source, Real) else EMBEDDED_SIZES
     chosen_sizes = _sizes(default, sizes)
     rng = np.random.default_rng([seed, CTRL.index(name)])
     classes: dict[str, tuple[str, ...]] = {}
-    for role, _ in _STRUCTURE[name]:  # ten classes each; DTD has more, so ten are drawn
-        known = catalogue.classes(role)
+    for dataset, _ in _STRUCTURE[name]:  # ten classes each; DTD has more, so ten are drawn
+        known = source.classes(dataset)
         picked = known if len(known) == 10 else tuple(rng.choice(known, 10, replace=False).tolist())
-        classes.setdefault(role, picked)
+        classes.setdefault(dataset, picked)
     specs = [
         TaskSpec(
-            role,
-            classes[role],
+            dataset,
+            classes[dataset],
             *chosen_sizes[size],
             test_per_class,
-            0 if role == "rainbow_digits" else None,
+            0 if dataset == "rainbow_digits" else None,
         )
-        for role, size in _STRUCTURE[name]
+        for dataset, size in _STRUCTURE[name]
     ]
     if name == "in":
-        colours = rng.choice(7, 2, replace=False).tolist()
+        colours = rng.choice(len(RAINBOW), 2, replace=False).tolist()
         specs[0] = replace(specs[0], background=colours[0])
         specs[-1] = replace(specs[-1], background=colours[1])
     if name == "out":
         specs[-1] = replace(specs[-1], classes=derange(specs[-1].classes, rng))
     check_relations(name, specs)
-    return Stream(SYMBOLS[name], specs, catalogue, **options)
+    return Stream(SYMBOLS[name], specs, source, **options)
 
 
 def _sizes(default: Sizes, given: Sizes | None) -> Sizes:
@@ -109,12 +110,12 @@ def check_relations(name: str, specs: Sequence[TaskSpec]) -> None:
         ValueError: for example when a label permutation leaves a class where it was.
     """
     first, last = specs[0], specs[-1]
-    distinct = [s.role.removeprefix("rainbow_") for s in (specs if name == "pl" else specs[:-1])]
+    distinct = [s.dataset.removeprefix("rainbow_") for s in (specs if name == "pl" else specs[:-1])]
     if len(set(distinct)) < len(distinct):
         raise ValueError(f"{SYMBOLS[name]}: unrelated tasks share a data set: {distinct}")
     if name == "pl":
         return
-    if first.role != last.role or set(first.classes) != set(last.classes):
+    if first.dataset != last.dataset or set(first.classes) != set(last.classes):
         raise ValueError(f"{SYMBOLS[name]}: the last task must have the classes of the first")
     if name == "out":
         check_deranged(first.classes, last.classes)
@@ -155,7 +156,7 @@ def small_fraction(task: int) -> float:
 
 
 def long_specs(
-    catalogue: Catalogue, *, seed: int = 0, sizes: Sizes | None = None, tasks: int = 100,
+    source: TaskSource, *, seed: int = 0, sizes: Sizes | None = None, tasks: int = 100,
     test_per_class: int | None = 1000,
 ) -> list[TaskSpec]:  # fmt: skip
     """The schedule of S^long: random data set, five random classes, large or small.
@@ -168,25 +169,25 @@ def long_specs(
     rng = np.random.default_rng([seed, CTRL.index("long")])
     specs = []
     for t in range(tasks):
-        role = LONG_ROLES[rng.integers(len(LONG_ROLES))]
-        classes = tuple(rng.choice(catalogue.classes(role), 5, replace=False).tolist())
+        dataset = LONG_DATASETS[rng.integers(len(LONG_DATASETS))]
+        classes = tuple(rng.choice(source.classes(dataset), 5, replace=False).tolist())
         small = rng.random() < small_fraction(1 + t * 100 // tasks)
         train, val = chosen["small" if small else "large"]
         if not small:  # "5000 or whatever is the maximum available"
-            limits = [_smallest_class(catalogue, role, classes, s) for s in ("train", "val")]
+            limits = [_smallest_class(source, dataset, classes, s) for s in ("train", "val")]
             train, val = min(train, 5 * limits[0]), min(val, 5 * limits[1])
-        specs.append(TaskSpec(role, classes, train, val, test_per_class))
+        specs.append(TaskSpec(dataset, classes, train, val, test_per_class))
     return specs
 
 
-def _smallest_class(catalogue: Catalogue, role: str, classes: Sequence[str], split: str) -> int:
-    y = catalogue.pool(role, split)[1]
-    names = catalogue.classes(role)
+def _smallest_class(source: TaskSource, dataset: str, classes: Sequence[str], split: str) -> int:
+    y = source.pool(dataset, split)[1]
+    names = source.classes(dataset)
     return min(int((y == names.index(c)).sum()) for c in classes)
 
 
 def tabulated_stream(
-    table: pd.DataFrame, catalogue: Catalogue, *, seed: int = 0, augment: bool = True,
+    table: pd.DataFrame, source: TaskSource, *, seed: int = 0, augment: bool = True,
     device: torch.device | str = "cpu",
 ) -> Stream:  # fmt: skip
     """The stream that a table lists, e.g. appendix A's instance of S^long.
@@ -197,14 +198,14 @@ def tabulated_stream(
     """
     specs = []
     for row in table.itertuples():
-        role = role_of(str(row.dataset))
+        dataset = dataset_of(str(row.dataset))
         names = tuple(row.classes)
-        known = {_plain(c): c for c in catalogue.classes(role)}
+        known = {_plain(c): c for c in source.classes(dataset)}
         if missing := [c for c in names if _plain(c) not in known]:
-            raise ValueError(f"{catalogue.name(role)} has no classes {missing}")
+            raise ValueError(f"{source.name(dataset)} has no classes {missing}")
         named = tuple(known[_plain(c)] for c in names)
-        specs.append(TaskSpec(role, named, int(row.train), int(row.val), 1000))
-    return Stream("S^long (A.1)", specs, catalogue, seed=seed, augment=augment, device=device)
+        specs.append(TaskSpec(dataset, named, int(row.train), int(row.val), 1000))
+    return Stream("S^long (A.1)", specs, source, seed=seed, augment=augment, device=device)
 
 
 def _plain(name: str) -> str:
@@ -217,32 +218,32 @@ def _plain(name: str) -> str:
 
 
 def permuted_digits(
-    catalogue: Catalogue, *, tasks: int = 10, train: int, val: int, seed: int = 0,
+    source: TaskSource, *, tasks: int = 10, train: int, val: int, seed: int = 0,
     test_per_class: int | None = None, device: torch.device | str = "cpu",
 ) -> Stream:  # fmt: skip
     """Permuted MNIST: every task shuffles the pixels of all digits in its own way."""
-    classes = catalogue.classes("digits")
+    classes = source.classes("digits")
     specs = [
         TaskSpec("digits", classes, train, val, test_per_class, pixels=t) for t in range(tasks)
     ]
-    return Stream("permuted digits", specs, catalogue, seed=seed, augment=False, device=device)
+    return Stream("permuted digits", specs, source, seed=seed, augment=False, device=device)
 
 
 def split_classes(
-    catalogue: Catalogue, role: str = "many_objects", *, way: int = 10, train: int, val: int,
+    source: TaskSource, dataset: str = "many_objects", *, way: int = 10, train: int, val: int,
     seed: int = 0, test_per_class: int | None = None, augment: bool = True,
     device: torch.device | str = "cpu",
 ) -> Stream:  # fmt: skip
     """Split CIFAR-100: all classes in random order, `way` new ones per task."""
-    known = catalogue.classes(role)
+    known = source.classes(dataset)
     if way < 2 or len(known) % way:
         raise ValueError(f"{len(known)} classes cannot be split into tasks of {way}")
     order = np.random.default_rng([seed, 99]).permutation(len(known))
     groups = [tuple(known[i] for i in part) for part in order.reshape(-1, way)]
-    specs = [TaskSpec(role, group, train, val, test_per_class) for group in groups]
+    specs = [TaskSpec(dataset, group, train, val, test_per_class) for group in groups]
     check_disjoint(specs)
-    name = f"split {catalogue.name(role)}"
-    return Stream(name, specs, catalogue, seed=seed, augment=augment, device=device)
+    name = f"split {source.name(dataset)}"
+    return Stream(name, specs, source, seed=seed, augment=augment, device=device)
 
 
 def check_disjoint(specs: Sequence[TaskSpec]) -> None:
@@ -250,9 +251,9 @@ def check_disjoint(specs: Sequence[TaskSpec]) -> None:
     seen: dict[tuple[str, str], int] = {}
     for i, spec in enumerate(specs):
         for name in spec.classes:
-            if (spec.role, name) in seen:
+            if (spec.dataset, name) in seen:
                 raise ValueError(
-                    f"class {name!r} is in task {seen[spec.role, name] + 1} and in task {i + 1}; "
+                    f"class {name!r} is in tasks {seen[spec.dataset, name] + 1} and {i + 1}; "
                     "the tasks of a split share no class"
                 )
-            seen[spec.role, name] = i
+            seen[spec.dataset, name] = i

@@ -1,6 +1,6 @@
-"""Tasks cut out of a catalogue of images, and streams of them.
+"""Tasks cut out of a source of images, and streams of them.
 
-A `Stream` is a list of `TaskSpec`s plus a catalogue of images; tasks are cut out when asked for.
+A `Stream` is a list of `TaskSpec`s plus a source of images; tasks are cut out when asked for.
 Label i of a task is its i-th class, so the order of the classes *is* the labelling.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nas_core.continual.families import paint
-from nas_core.continual.sources import Catalogue
+from nas_core.continual.sources import TaskSource
 from nas_core.training import Augment, TensorData, derived_seeds
 
 
@@ -23,7 +23,7 @@ from nas_core.training import Augment, TensorData, derived_seeds
 class TaskSpec:
     """One row of a stream's table."""
 
-    role: str
+    dataset: str  # one of `sources.REAL`
     classes: tuple[str, ...]  # class i has label i
     train: int  # total number of examples, as many of each class as possible
     val: int
@@ -69,28 +69,33 @@ class Task:
         return tuple(self.train.x.shape[1:])
 
 
+def standard_augmentation(side: int) -> Augment:
+    """Random crops (padding of an eighth of the side) and flips."""
+    return Augment(max(1, side // 8), flip=True)
+
+
 class Stream:
     """A sequence of tasks, the same for the same seed; iterable any number of times.
 
     Args:
         name: for tables.
         specs: the tasks.
-        catalogue: `Embedded(...)` or `Real(...)`.
-        augment: random crops (padding of an eighth of the side) and flips in training.
+        source: `Embedded(...)` or `Real(...)`.
+        augment: `standard_augmentation` in training.
         device: where the tensors of the tasks live.
         numbers: which task of the original stream each one is, for the draw of its images;
             default 0, 1, 2, …
     """
 
     def __init__(
-        self, name: str, specs: Sequence[TaskSpec], catalogue: Catalogue, *, seed: int = 0,
+        self, name: str, specs: Sequence[TaskSpec], source: TaskSource, *, seed: int = 0,
         augment: bool = True, device: torch.device | str = "cpu",
         numbers: Sequence[int] | None = None,
     ):  # fmt: skip
         if not specs:
             raise ValueError("a stream needs at least one task")
         self.numbers = tuple(range(len(specs)) if numbers is None else numbers)
-        self.name, self.specs, self.catalogue = name, tuple(specs), catalogue
+        self.name, self.specs, self.source = name, tuple(specs), source
         self.seed, self.augment, self.device = seed, augment, device
 
     def __len__(self) -> int:
@@ -114,15 +119,14 @@ class Stream:
         normalise = (mean.tolist(), std.tolist())
         moved = None
         if self.augment and spec.pixels is None:
-            moved = Augment(max(1, pixels.shape[-1] // 8), flip=True)
-        data = {
-            split: TensorData(
-                x, y, augment=moved if split == "train" else None, normalise=normalise
-            ).to(self.device)
+            moved = standard_augmentation(pixels.shape[-1])
+        train, val, test = (
+            TensorData(x, y, moved if split == "train" else None, normalise).to(self.device)
             for split, (x, y) in parts.items()
-        }
-        name = f"t{number + 1} {self.catalogue.name(spec.role)}"
-        return Task(index, name, spec, data["train"], data["val"], data["test"])
+        )
+        return Task(
+            index, f"t{number + 1} {self.source.name(spec.dataset)}", spec, train, val, test
+        )
 
     def _known(self, index: int) -> int:
         if index not in range(len(self)):
@@ -133,7 +137,7 @@ class Stream:
         """The stream of these tasks alone, with the same images."""
         specs = [self.specs[self._known(i)] for i in indices]
         return Stream(
-            name or self.name, specs, self.catalogue, seed=self.seed, augment=self.augment,
+            name or self.name, specs, self.source, seed=self.seed, augment=self.augment,
             device=self.device, numbers=[self.numbers[i] for i in indices],
         )  # fmt: skip
 
@@ -145,12 +149,12 @@ class Stream:
         self, index: int, spec: TaskSpec, split: str, total: int | None
     ) -> tuple[Tensor, Tensor]:
         if spec.pixels is None:
-            x, y = self.catalogue.pool(spec.role, split)
+            x, y = self.source.pool(spec.dataset, split)
         else:
-            x, y = self.catalogue.plain_digits(split)
-        names = self.catalogue.classes(spec.role)
+            x, y = self.source.plain_digits(split)
+        names = self.source.classes(spec.dataset)
         if unknown := set(spec.classes) - set(names):
-            raise ValueError(f"{self.catalogue.name(spec.role)} has no classes {sorted(unknown)}")
+            raise ValueError(f"{self.source.name(spec.dataset)} has no classes {sorted(unknown)}")
         key = {"train": 0, "val": 1, "test": 2}[split]
         g = torch.Generator().manual_seed(derived_seeds(self.seed, index, key)[0])
         way, rows, labels = len(spec.classes), [], []
@@ -160,7 +164,7 @@ class Stream:
             own = own[torch.randperm(len(own), generator=g)]
             if not len(own):
                 raise ValueError(
-                    f"{self.catalogue.name(spec.role)} has no {split} images of {name!r}"
+                    f"{self.source.name(spec.dataset)} has no {split} images of {name!r}"
                 )
             if split == "test":  # as many as there are, up to the cap
                 wanted = len(own) if total is None else min(len(own), total // way)
@@ -172,7 +176,7 @@ class Stream:
                 if wanted > len(own):
                     raise ValueError(
                         f"task {index + 1} wants {wanted} {split} images of {name!r}, but "
-                        f"{self.catalogue.name(spec.role)} has {len(own)}; ask for fewer"
+                        f"{self.source.name(spec.dataset)} has {len(own)}; ask for fewer"
                     )
             rows.append(own[:wanted])
             labels.append(torch.full((wanted,), label))
@@ -187,8 +191,8 @@ class Stream:
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever a task, the catalogue or the seed changes."""
-        parts = (self.name, self.specs, self.catalogue, self.seed, self.augment, self.numbers)
+        """Changes whenever a task, the source or the seed changes."""
+        parts = (self.name, self.specs, self.source, self.seed, self.augment, self.numbers)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
     def table(self) -> pd.DataFrame:
@@ -196,7 +200,7 @@ class Stream:
         return pd.DataFrame(
             {
                 "task": i + 1,
-                "dataset": self.catalogue.name(s.role),
+                "dataset": self.source.name(s.dataset),
                 "classes": ", ".join(s.classes),
                 "way": len(s.classes),
                 "train": s.train,

@@ -1,5 +1,6 @@
 import os
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,15 +11,20 @@ from scipy.io import savemat
 from nas_core.continual import (
     CTRL,
     Embedded,
+    FitConfig,
     Real,
     Stream,
     TaskSpec,
-    catalogue,
+    alexnet,
+    check_input_shift,
     ctrl_stream,
+    make_learner,
     permuted_digits,
     sources,
     split_classes,
     tabulated_stream,
+    task_source,
+    tasks,
 )  # fmt: skip
 from nas_core.continual.families import CLASSES, RAINBOW, draw_family, paint
 from nas_core.continual.sources import REAL
@@ -31,7 +37,7 @@ from nas_core.continual.streams import (
     long_specs,
     small_fraction,
 )  # fmt: skip
-from nas_core.data import DataNotFound
+from nas_core.data import DataNotFound, read_images
 from nas_core.data.reference import load as reference
 
 SMALL = Embedded(16, (110, 40, 10))
@@ -65,10 +71,10 @@ def test_families_can_be_told_apart_by_a_simple_classifier(family):
 
 def test_painted_digits_have_the_background_asked_for():
     x, _ = draw_family("rainbow_digits", 2, size=16)
-    corner = paint(x, 3)[:, :, 0, 0].float().mean(0) / 255
-    assert torch.allclose(corner, torch.tensor(RAINBOW[3]), atol=0.01)
-    with pytest.raises(ValueError, match="0…6"):
-        paint(x, 7)
+    corner = paint(x, 2)[:, :, 0, 0].float().mean(0) / 255
+    assert torch.allclose(corner, torch.tensor(RAINBOW["blue"]), atol=0.01)
+    with pytest.raises(ValueError, match="0…2"):
+        paint(x, 3)
 
 
 @pytest.mark.parametrize("name", CTRL)
@@ -103,7 +109,7 @@ TABLE_5_2 = {
 def test_streams_are_those_of_table_5_2(name):
     specs = ctrl_stream(name, SMALL, sizes=THESIS_SIZES).specs
     datasets, sizes = TABLE_5_2[name]
-    assert [REAL[s.role][0] for s in specs] == datasets
+    assert [REAL[s.dataset][0] for s in specs] == datasets
     assert [(s.train, s.val) for s in specs] == sizes
     assert all(len(s.classes) == 10 and s.test_per_class is None for s in specs)
 
@@ -115,7 +121,7 @@ def test_relations_of_the_five_transfer_streams():
     assert plus[0].classes == plus[-1].classes and plus[0].train < plus[-1].train
     assert all(a != b for a, b in zip(out[0].classes, out[-1].classes, strict=True))
     assert inp[0].background != inp[-1].background and inp[0].classes == inp[-1].classes
-    assert len({s.role for s in plastic}) == len(plastic) == 5
+    assert len({s.dataset for s in plastic}) == len(plastic) == 5
 
 
 def test_wrong_relations_are_refused():
@@ -259,6 +265,7 @@ def test_svhn_and_cifar100_are_read_in_their_published_layout(tmp_path, monkeypa
     """Images whose every pixel is their label; torchvision's check sums are those of all images."""
     for module in (torchvision.datasets.svhn, torchvision.datasets.cifar):
         monkeypatch.setattr(module, "check_integrity", lambda *args: True)
+    monkeypatch.setattr(sources, "read_images", partial(read_images, check=False))
     for split, n in (("train", 200), ("test", 50)):
         y = np.arange(n) % 10
         x = np.broadcast_to(y.astype(np.uint8), (32, 32, 3, n))
@@ -295,14 +302,14 @@ def test_all_of_appendix_a_is_built_from_data_sets_of_the_published_sizes(monkey
         "cifar10": (50_000, objects), "cifar100": (50_000, many),
     }  # fmt: skip
 
-    def reader(size, classes):
+    def blank(name, root):
+        size, classes = published[name]
         y, y_test = torch.arange(size) % len(classes), torch.arange(10_000) % len(classes)
-        blank = [torch.zeros(len(labels), 1, 4, 4, dtype=torch.uint8) for labels in (y, y_test)]
-        return lambda root: (blank[0], y, blank[1], y_test, classes)
+        x, x_test = (torch.zeros(len(n), 1, 4, 4, dtype=torch.uint8) for n in (y, y_test))
+        return x, y, x_test, y_test, classes
 
     assert len(clothes) == len(objects) == 10
-    for name, (size, classes) in published.items():
-        monkeypatch.setitem(sources._READ, name, reader(size, classes))
+    monkeypatch.setattr(sources, "read_images", blank)
     stream = tabulated_stream(table, Real("blank", size=4))
     assert len(stream) == 100
     for task, row in zip(stream, table.itertuples(), strict=True):
@@ -333,25 +340,25 @@ def test_real_streams_and_the_rows_of_appendix_a():
 @pytest.mark.skipif(not os.path.isdir(os.path.join(DATA, "MNIST")), reason="NAS_DATA has no MNIST")
 @pytest.mark.parametrize("name", ["minus", "plus", "in", "out", "pl"])
 def test_ctrl_on_real_images_with_families_for_what_is_missing(name):
-    images = catalogue("real", 16, (60, 30, 20))
+    images = task_source("real", 16, (60, 30, 20))
     assert "digits" not in images.embedded_for
     sizes = {"large": (500, 100), "small": (200, 100), "tiny": (50, 30)}
     stream = ctrl_stream(name, images, sizes=sizes, test_per_class=20)
     for task, spec in zip(stream, stream.specs, strict=True):
         assert task.input_shape == (3, 16, 16)
         assert (len(task.train), len(task.val)) == (spec.train, spec.val)
-        assert task.name.endswith(images.name(spec.role)) and len(task.test) == 200
-        missing = spec.role in images.embedded_for
+        assert task.name.endswith(images.name(spec.dataset)) and len(task.test) == 200
+        missing = spec.dataset in images.embedded_for
         assert task.name.split()[1].startswith("embedded") == missing
 
 
 def test_chapters_take_what_there_is(tmp_path, monkeypatch):
-    assert catalogue("embedded", 16, (9, 8, 7)) == Embedded(16, (9, 8, 7))
+    assert task_source("embedded", 16, (9, 8, 7)) == Embedded(16, (9, 8, 7))
     with pytest.raises(ValueError, match="'embedded' or 'real'"):
-        catalogue("imagenet", 16, (9, 8, 7))
+        task_source("imagenet", 16, (9, 8, 7))
     monkeypatch.setenv("NAS_DATA", str(tmp_path))
     with pytest.raises(DataNotFound, match="no data set of CTrL"):
-        catalogue("real", 16, (9, 8, 7))
+        task_source("real", 16, (9, 8, 7))
 
 
 def test_kept_tasks_have_their_images():
@@ -370,3 +377,50 @@ def test_missing_real_data_says_what_to_do(tmp_path):
     with pytest.raises(DataNotFound, match="nas-workbook data fetch svhn"):
         Real(str(tmp_path)).pool("wild_digits", "train")
     assert Real(str(tmp_path), embedded_for=("wild_digits",)).name("svhn") == "embedded wild_digits"
+
+
+# ---------------------------------------------------------------- S^in
+
+
+def test_a_pure_background_saturates_its_channel_and_leaves_the_ink_in_the_others():
+    """ink + (255 − ink) · colour, channel by channel."""
+    x, _ = draw_family("rainbow_digits", 2, size=16)
+    for number, colour in enumerate(RAINBOW.values()):
+        painted = paint(x, number)
+        for c in range(3):
+            full = torch.full_like(x[:, c], 255)
+            assert torch.equal(painted[:, c], full if colour[c] == 1 else x[:, c])
+    assert sorted(map(sum, RAINBOW.values())) == [1, 1, 1]  # red, green and blue
+
+
+def test_normalisation_does_not_undo_the_background():
+    """On a mixed colour every channel would be an affine function of the ink."""
+    stream = ctrl_stream("in", Embedded(16, (110, 40, 10)), augment=False)
+    first, last = stream[0], stream[5]
+    flat = [t.train.inputs(t.train.x).std((0, 2, 3)) < 0.5 for t in (first, last)]
+    assert [int(f.sum()) for f in flat] == [1, 1] and not torch.equal(*flat)
+
+
+def test_an_s_in_that_the_first_network_already_solves_is_refused(monkeypatch):
+    """Painted in pure colours the first network loses; in mixed colours it does not."""
+    config = FitConfig((0.003,), (0.0,), batch_size=32, max_steps=150, patience=150)
+    mixed = torch.tensor([[0.85, 0.1, 0.1], [0.1, 0.6, 0.15], [0.1, 0.2, 0.8]]).view(3, 1, 3, 1, 1)
+
+    def faulty(x, number):
+        return (x + (255 - x) * mixed[number]).round().to(torch.uint8)
+
+    source = Embedded(16, (100, 20, 30))
+    sizes = {"large": (1000, 200), "small": (20, 10), "tiny": (30, 20)}
+    learner = make_learner("Independent", alexnet(0.25, 16), config)
+    stream = ctrl_stream("in", source, sizes=sizes, augment=False)
+    learner.learn(stream[0])
+    own, shifted = check_input_shift(learner, stream)
+    assert own > 0.8 and shifted < own - 0.05
+    monkeypatch.setattr(tasks, "paint", faulty)
+    learner = make_learner("Independent", alexnet(0.25, 16), config)
+    learner.learn(stream[0])
+    with pytest.raises(ValueError, match="asks nothing of a learner"):
+        check_input_shift(learner, stream)
+    out = ctrl_stream("out", source, sizes=sizes)
+    with pytest.raises(ValueError, match="other labels"):
+        check_input_shift(learner, out)

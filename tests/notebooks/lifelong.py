@@ -7,10 +7,10 @@ from nas_core.continual import (
     Stream,
     StreamRun,
     alexnet,
-    catalogue,
     ctrl_stream,
     make_learner,
     run_stream,
+    task_source,
 )
 from nas_core.workbook import chapter
 
@@ -21,7 +21,7 @@ class Life:
     def __init__(self, name: str):
         cfg = chapter(name, device="cpu")
         self.cfg = cfg
-        self.images = catalogue(cfg.data, cfg.size, cfg.pool)
+        self.images = task_source(cfg.data, cfg.size, cfg.pool)
         self.config = FitConfig(
             lr=tuple(cfg.lr), weight_decay=tuple(cfg.weight_decay), batch_size=cfg.batch_size,
             max_steps=cfg.max_steps, patience=cfg.patience,

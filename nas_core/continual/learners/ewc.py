@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from nas_core.continual.backbones import Backbone
-from nas_core.continual.fit import FitConfig
+from nas_core.continual.fit import Trial
 from nas_core.continual.learners.base import SharedPath
 from nas_core.continual.library import tensor_bytes
-from nas_core.continual.tasks import Task
 
 Named = dict[str, Tensor]
 
@@ -47,6 +47,7 @@ def quadratic_penalty(params: Named, anchor: Named, fisher: Named) -> Tensor:
     return 0.5 * torch.stack(parts).sum()
 
 
+@dataclass(eq=False, kw_only=True)
 class EWC(SharedPath):
     """Fine-tuning with λ/2 Σ_t Σ_i F_ti (θ_i − θ*_ti)² added to the loss.
 
@@ -59,66 +60,65 @@ class EWC(SharedPath):
         examples: of the training set that the Fisher is estimated on.
     """
 
-    def __init__(
-        self, backbone: Backbone, config: FitConfig | None = None, *, seed: int = 0,
-        strength: float = 100.0, online: bool = False, decay: float = 1.0,
-        task_heads: bool = True, examples: int = 200,
-    ):  # fmt: skip
-        super().__init__(backbone, config, seed=seed, own=(-1,) if task_heads else ())
-        if strength < 0:
-            raise ValueError(f"strength is {strength}; it must be at least 0")
-        self.name = "Online EWC" if online else "EWC"
-        self.strength, self.online, self.decay, self.examples = strength, online, decay, examples
+    strength: float = 100.0
+    online: bool = False
+    decay: float = 1.0
+    task_heads: bool = True
+    examples: int = 200
+    name = "EWC"
+
+    def __post_init__(self) -> None:
+        self.own = (-1,) if self.task_heads else ()
+        super().__post_init__()
+        if not 0 <= self.strength < math.inf or not 0 <= self.decay <= 1:
+            raise ValueError(
+                f"strength is {self.strength} and decay {self.decay}; strength must be at least 0 "
+                "and decay in [0, 1]"
+            )
+        self.name = "Online EWC" if self.online else "EWC"
         self.fishers: list[Named] = []
         self.anchors: list[Named] = []
 
-    def _protected(self, task: int) -> Named:
-        """Parameters that all tasks share."""
+    def protected(self, task: int) -> Named:
+        """Parameters that all tasks share, by "layer.parameter"."""
         path = self.library.path(task)
-        shared = path[:-1] if self.own else path
-        return {
-            f"{layer}.{n}": p
-            for layer, block in enumerate(shared)
-            for n, p in block.named_parameters()
-        }
+        shared = enumerate(path[:-1] if self.task_heads else path)
+        return {f"{i}.{n}": p for i, block in shared for n, p in block.named_parameters()}
 
     def penalty(self, task: int) -> Tensor:
         """Σ over the past of the quadratic pull; 0 on the first task."""
-        params = self._protected(task)
-        pulls = [
-            quadratic_penalty(params, a, f) for a, f in zip(self.anchors, self.fishers, strict=True)
-        ]
+        params, past = self.protected(task), zip(self.anchors, self.fishers, strict=True)
+        pulls = [quadratic_penalty(params, a, f) for a, f in past]
         return self.strength * torch.stack(pulls).sum() if pulls else torch.zeros(())
 
-    def loss(self, x: Tensor, y: Tensor, task: Task) -> Tensor:
+    def loss(self, x: Tensor, y: Tensor, task: int) -> Tensor:
         loss = super().loss(x, y, task)
-        return loss + self.penalty(task.id) if self.anchors else loss
+        return loss + self.penalty(task) if self.anchors else loss
 
-    def after_task(self, task: Task, seed: int) -> None:
+    def after_task(self, trial: Trial) -> None:
         """Estimate the Fisher around the weights just found."""
-        net = nn.Sequential(*self.library.path(task.id)).eval()
-        x, _ = next(task.train.plain().batches(self.examples, seed=seed))
-        fisher = fisher_diagonal(net, x)  # names are "layer.parameter", as in _protected
-        kept = self._protected(task.id)
+        net = nn.Sequential(*self.library.path(trial.task.id)).eval()
+        x, _ = next(trial.task.train.plain().batches(self.examples, seed=trial.seed))
+        fisher, kept = fisher_diagonal(net, x), self.protected(trial.task.id)
         fisher = {n: fisher[n] for n in kept}
         anchor = {n: p.detach().clone() for n, p in kept.items()}
         if self.online and self.fishers:
-            old = self.fishers.pop()
             self.anchors.pop()
+            old = self.fishers.pop()
             fisher = {n: self.decay * old[n] + f for n, f in fisher.items()}
         self.fishers.append(fisher)
         self.anchors.append(anchor)
 
     def memory(self) -> dict[str, int]:
-        return {
-            **super().memory(),
-            "fisher": tensor_bytes(t for f in self.fishers for t in f.values()),
-            "anchors": tensor_bytes(t for a in self.anchors for t in a.values()),
-        }
+        fisher, anchors = (
+            tensor_bytes(t for named in part for t in named.values())
+            for part in (self.fishers, self.anchors)
+        )
+        return {**super().memory(), "fisher": fisher, "anchors": anchors}
 
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "fishers": self.fishers, "anchors": self.anchors}
+    def structure(self) -> dict[str, Any]:
+        return {**super().structure(), "fishers": self.fishers, "anchors": self.anchors}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.fishers, self.anchors = list(state["fishers"]), list(state["anchors"])
+    def rebuild(self, structure: dict[str, Any]) -> None:
+        super().rebuild(structure)
+        self.fishers, self.anchors = list(structure["fishers"]), list(structure["anchors"])

@@ -1,30 +1,121 @@
-"""Modular networks with task-driven priors (thesis section 5.5), searched exhaustively."""
+"""Modular networks with task-driven priors (thesis section 5.5): the prior and both searches."""
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from nas_core.continual.backbones import Backbone
 from nas_core.continual.fit import (
-    FitConfig,
     FitReport,
-    accuracy,
+    Meter,
+    Trial,
     fit,
     training_batches,
     validation_set,
 )  # fmt: skip
 from nas_core.continual.learners.base import LibraryLearner
-from nas_core.continual.learners.prior import Prefix, Trunk, rank_past
+from nas_core.continual.library import Library, tensor_bytes
 from nas_core.continual.tasks import Task
-from nas_core.training import TensorData
+from nas_core.search.reinforce import policy_loss
+from nas_core.supernet import ChoiceSampler, Edge, SuperNetwork
+from nas_core.training import MovingAverage, TensorData, accuracy, descend, make_optimizer
+
+Prefix = tuple[int, ...]  # owners of the first modules of a path
+Sources = Sequence[tuple[int, float]]  # past tasks with the accuracy that the prior gave them
 
 
+class Trunk:
+    """The frozen part of a search space: every prefix is evaluated once and shared.
+
+    Args:
+        limit: bytes that `of_all` may keep.
+    """
+
+    def __init__(self, library: Library, prefixes: Sequence[Prefix], limit: int = 0):
+        self.library, self.limit = library, limit
+        needed = {p[:n] for p in prefixes for n in range(1, len(p) + 1)}
+        self.order = sorted(needed, key=lambda p: (len(p), p))
+        self.wanted = set(prefixes)
+        self._kept: dict[TensorData, dict[Prefix, Tensor] | None] = {}
+
+    def __call__(self, x: Tensor) -> dict[Prefix, Tensor]:
+        """Output of every wanted prefix; the empty prefix gives `x` itself."""
+        out: dict[Prefix, Tensor] = {(): x}
+        with torch.no_grad():
+            for prefix in self.order:
+                module = self.library.module(len(prefix) - 1, prefix[-1])
+                out[prefix] = module(out[prefix[:-1]])
+        return {p: out[p] for p in self.wanted}
+
+    def of_all(self, data: TensorData) -> dict[Prefix, Tensor] | None:
+        """The outputs for all of `data`, or None where they do not fit into what is left."""
+        if data not in self._kept:
+            self._kept[data] = self._fill(data)
+        return self._kept[data]
+
+    def _fill(self, data: TensorData) -> dict[Prefix, Tensor] | None:
+        held = [t for kept in self._kept.values() if kept for t in kept.values()]
+        whole: dict[Prefix, Tensor] = {}
+        row = 0
+        for x, _ in data.batches(256, seed=0, shuffle=False):
+            part = self(x)
+            if not row:  # one batch tells the size of an example's outputs
+                each = sum(t[0].numel() * t.element_size() for t in part.values())
+                if each * len(data) + tensor_bytes(held) > self.limit:
+                    return None
+                whole = {p: t.new_empty(len(data), *t.shape[1:]) for p, t in part.items()}
+            for p, t in part.items():
+                whole[p][row : row + len(x)] = t
+            row += len(x)
+        return whole
+
+
+def rank_past(
+    library: Library, task: Task, *, neighbours: int = 5, leave_one_out: bool = False
+) -> list[tuple[int, float]]:
+    """The data-driven prior: past tasks by k-NN accuracy on the new task's data in their features.
+
+    Args:
+        leave_one_out: over training and validation examples together; default is training
+            examples as neighbours of validation examples.
+
+    Returns:
+        `(past task, accuracy)`, best first; of equals the latest first.
+    """
+    from sklearn.neighbors import KNeighborsClassifier
+
+    scores: dict[Prefix, float] = {}
+    trunk = Trunk(library, [p[:-1] for p in library.paths])
+    head = library.path(0)[-1]
+    features = []  # of the training and of the validation examples
+    for data in (task.train.plain(), task.val.plain()):
+        batches = data.batches(256, seed=0, shuffle=False)
+        parts = [{p: head.embed(h).cpu() for p, h in trunk(x).items()} for x, _ in batches]
+        features.append({p: torch.cat([part[p] for part in parts]) for p in parts[0]})
+    y, y_val = task.train.y.cpu(), task.val.y.cpu()
+    for p in features[0]:
+        x, x_val = features[0][p], features[1][p]
+        if leave_one_out:
+            both, labels = torch.cat([x, x_val]).numpy(), torch.cat([y, y_val])
+            near = KNeighborsClassifier(min(neighbours, len(both) - 1)).fit(both, labels.numpy())
+            votes = labels[torch.as_tensor(near.kneighbors(return_distance=False))]  # [N, k]
+            scores[p] = float((votes.mode(1).values == labels).float().mean())
+        else:
+            near = KNeighborsClassifier(min(neighbours, len(x))).fit(x.numpy(), y.numpy())
+            scores[p] = float(near.score(x_val.numpy(), y_val.numpy()))
+    ranking = [(t, scores[path[:-1]]) for t, path in enumerate(library.paths)]
+    return sorted(ranking, key=lambda pair: (-pair[1], -pair[0]))
+
+
+@dataclass(eq=False, kw_only=True)
 class MNTDP(LibraryLearner):
     """What the two searches have in common.
 
@@ -33,177 +124,325 @@ class MNTDP(LibraryLearner):
         prior: "knn", or "random" for the ablation of section 5.6.5.
         leave_one_out: how the prior measures, see `rank_past`.
         whole_paths: also consider using a past path as it is, head included, with nothing new.
+        cache_bytes: features of the frozen trunk are kept up to this size.
     """
 
-    def __init__(
-        self, backbone: Backbone, config: FitConfig | None = None, *, seed: int = 0,
-        k: int | str = 1, prior: str = "knn", leave_one_out: bool = False,
-        whole_paths: bool = True,
-    ):  # fmt: skip
-        super().__init__(backbone, config, seed=seed)
-        if k != "all" and (not isinstance(k, int) or k < 1):
-            raise ValueError(f"k is {k!r}; it is a number from 1 on, or 'all'")
-        if prior not in ("knn", "random"):
-            raise ValueError(f"prior is {prior!r}; choose 'knn' or 'random'")
-        if k != 1:
-            self.name += f" (k={k})"
-        if prior == "random":
-            self.name += " random prior"
-        self.k, self.prior, self.leave_one_out = k, prior, leave_one_out
-        self.whole_paths = whole_paths
+    k: int | str = 1
+    prior: str = "knn"
+    leave_one_out: bool = False
+    whole_paths: bool = True
+    cache_bytes: int = 512 * 2**20
 
-    def sources(self, task: Task, seed: int) -> list[tuple[int, float]]:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.k != "all" and (not isinstance(self.k, int) or self.k < 1):
+            raise ValueError(f"k is {self.k!r}; it is a number from 1 on, or 'all'")
+        if self.prior not in ("knn", "random"):
+            raise ValueError(f"prior is {self.prior!r}; choose 'knn' or 'random'")
+        self.name += "" if self.k == 1 else f" (k={self.k})"
+        self.name += " random prior" if self.prior == "random" else ""
+
+    def sources(self, trial: Trial) -> list[tuple[int, float]]:
         """The past tasks whose paths the search may branch from, with their k-NN accuracy."""
         past = len(self.library)
         count = past if self.k == "all" else min(int(self.k), past)
         if self.prior == "random":
-            return [(t, float("nan")) for t in random.Random(seed).sample(range(past), count)]
-        if count == past == 1:
-            return [(0, float("nan"))]
-        return rank_past(self.library, task, leave_one_out=self.leave_one_out)[:count]
+            drawn = random.Random(trial.seed).sample(range(past), count)
+            return [(t, float("nan")) for t in drawn]
+        if count == past <= 1:
+            return [(t, float("nan")) for t in range(past)]
+        return rank_past(self.library, trial.task, leave_one_out=self.leave_one_out)[:count]
 
-    def prefixes(self, sources: Sequence[tuple[int, float]]) -> list[Prefix]:
+    def prefixes(self, sources: Sources) -> list[Prefix]:
         """Branch to the right: the beginnings of the sources' paths, longest first."""
         depth = len(self.backbone)
-        found = {self.library.paths[s][:p] for s, _ in sources for p in range(depth)}
+        found = {self.library.paths[s][:p] for s, _ in sources for p in range(depth)} | {()}
         return sorted(found, key=lambda p: (-len(p), p))
 
-    def learn_once(self, task: Task, lr: float, weight_decay: float, beta: int | None) -> FitReport:
-        seed = self.seed_for(task)
-        self.library.eval()
-        for p in self.library.parameters():
-            p.requires_grad_(False)
-        if not len(self.library):
-            return self._learn_first(task, lr, weight_decay, beta, seed)
-        sources = self.sources(task, seed)
-        path, suffix, report = self.search(task, sources, lr, weight_decay, beta, seed)
-        for layer in range(len(path) - len(suffix), len(path)):
-            self.library.put(layer, task.id, suffix[layer - len(path) + len(suffix)], task.way)
+    def learn_once(self, trial: Trial) -> FitReport:
+        task, depth = trial.task, len(self.backbone)
+        self.library.to(self.device).eval().requires_grad_(False)
+        sources = self.sources(trial)
+        search = self.search if sources else self.try_all
+        path, suffix, report = search(trial, sources)
+        reused = depth - len(suffix)
+        for layer, module in enumerate(suffix, reused):
+            self.library.put(layer, task.id, module, task.way)
         self.library.grow(path, task.way)
         self.library.eval()
-        reused = len(path) - len(suffix)
-        report.choice = f"{reused} of {len(path)} modules" + (
-            f" of t{sources[0][0] + 1}" if reused and len(sources) == 1 else " of the past"
-        )
+        origin = f"t{sources[0][0] + 1}" if reused and len(sources) == 1 else "the past"
+        report.choice = f"{reused} of {depth} modules of {origin}" if sources else "all new"
         report.details |= {"sources": sources, "path": path, "reused": reused}
         return report
 
-    def _learn_first(
-        self, task: Task, lr: float, weight_decay: float, beta: int | None, seed: int
-    ) -> FitReport:
-        suffix = self.backbone.path(task.way).to(self.device)
-        space = [((), suffix)]
-        (report,) = self._fit_suffixes(space, task, lr, weight_decay, beta, seed)
-        for layer, module in enumerate(suffix):
-            self.library.put(layer, task.id, module, task.way)
-        self.library.grow((task.id,) * len(suffix), task.way)
-        report.choice = "all new"
-        report.details |= {"sources": [], "path": self.library.paths[-1], "reused": 0}
-        return report
-
-    def search(
-        self, task: Task, sources: list[tuple[int, float]], lr: float, weight_decay: float,
-        beta: int | None, seed: int,
-    ) -> tuple[Prefix, nn.ModuleList, FitReport]:  # fmt: skip
+    def search(self, trial: Trial, sources: Sources) -> tuple[Prefix, nn.ModuleList, FitReport]:
         """The chosen path, its new modules (a suffix of the path) and the report."""
         raise NotImplementedError
 
-    cache_bytes = 512 * 2**20  # features of the frozen trunk are kept up to this size
+    def try_all(self, trial: Trial, sources: Sources) -> tuple[Prefix, nn.ModuleList, FitReport]:
+        """Algorithm 4: every path has its own new modules, all are trained, the best stays.
 
-    def _fit_suffixes(
-        self, space: Sequence[tuple[Prefix, nn.ModuleList]], task: Task, lr: float,
-        weight_decay: float, beta: int | None, seed: int,
-    ) -> list[FitReport]:  # fmt: skip
+        Of paths with the same validation accuracy the one that reuses most is chosen.
+        """
+        depth, task = len(self.backbone), trial.task
+        space = []
+        for prefix in self.prefixes(sources):
+            new = [self.backbone.block(n, task.way) for n in range(len(prefix), depth)]
+            space.append((prefix, nn.ModuleList(new).to(self.device)))
+        reports = self.fit_suffixes(space, trial)
+        options = [(path, nn.ModuleList(), report) for path, report in self.whole(trial, sources)]
+        options += [
+            (prefix + (task.id,) * len(suffix), suffix, report)
+            for (prefix, suffix), report in zip(space, reports, strict=True)
+        ]
+        path, suffix, best = max(options, key=lambda option: option[2].val_accuracy)
+        tried = [(depth - len(s), round(r.val_accuracy, 4)) for _, s, r in options]
+        whole = reports[0]  # steps and multiply-adds of the search
+        return (
+            path,
+            suffix,
+            replace(best, macs=whole.macs, steps=whole.steps, details={"candidates": tried}),
+        )
+
+    def fit_suffixes(
+        self, space: Sequence[tuple[Prefix, nn.ModuleList]], trial: Trial
+    ) -> list[FitReport]:
         """Train new modules behind frozen prefixes, all candidates in one backward pass."""
-        trunk = Trunk(self.library, [prefix for prefix, _ in space])
-        val = validation_set(task, self.config.val_copies, seed)
-        # Validation inputs never change, training inputs change only under augmentation.
-        fixed_val = trunk.of_all(val, self.cache_bytes)
-        batches: Iterator[tuple[Tensor, Tensor]] | None = None
-        fixed_train = None
-        if task.train.augment is None:
-            fixed_train = trunk.of_all(task.train, self.cache_bytes)
-        if fixed_train is not None:
-            rows = torch.arange(len(task.train), device=task.train.device)
-            batches = training_batches(TensorData(rows, task.train.y), self.config.batch_size, seed)
+        task = trial.task
+        trunk = Trunk(self.library, [prefix for prefix, _ in space], self.cache_bytes)
+        # Validation inputs never change, training inputs change only under augmentation. Where
+        # they do not, a batch is a list of row numbers into the features of all examples.
+        kept = trunk.of_all(task.train) if task.train.augment is None else None
+        batches = None
+        if kept is not None:
+            rows = TensorData(torch.arange(len(task.train), device=self.device), task.train.y)
+            batches = training_batches(rows, self.config.batch_size, trial.seed)
 
         def after(c: int, h: Tensor) -> Tensor:
             for module in space[c][1]:
                 h = module(h)
             return h
 
-        def losses(x: Tensor, y: Tensor, active: list[int]) -> list[Tensor]:
-            if fixed_train is None:
-                seen = trunk(x)
-            else:
-                seen = {p: h[x.long()] for p, h in fixed_train.items()}
+        def losses(x: Tensor, y: Tensor, active: Sequence[int]) -> list[Tensor]:
+            seen = trunk(x) if kept is None else {p: h[x.long()] for p, h in kept.items()}
             return [cross_entropy(after(c, seen[space[c][0]]), y) for c in active]
 
-        def scores(data: TensorData, fixed: dict | None, which: Sequence[int]) -> list[float]:
-            right = torch.zeros(len(space))
+        def scores(data: TensorData, which: Sequence[int]) -> list[float]:
+            fixed, row = trunk.of_all(data), 0
+            right = torch.zeros(len(space), device=self.device)
             with torch.no_grad():
-                for start in range(0, len(data), 256):
-                    part = slice(start, start + 256)
-                    x, y = data.inputs(data.x[part]), data.y[part]
+                for x, y in data.batches(256, seed=0, shuffle=False):
+                    part = slice(row, row + len(x))
                     seen = trunk(x) if fixed is None else {p: h[part] for p, h in fixed.items()}
                     for c in which:
-                        right[c] += (after(c, seen[space[c][0]]).argmax(1) == y).sum().cpu()
-            return [float(right[c]) / len(data) for c in which]
+                        right[c] += (after(c, seen[space[c][0]]).argmax(1) == y).sum()
+                    row += len(x)
+            return [count / len(data) for count in right[list(which)].tolist()]
 
-        everything = range(len(space))
-        return fit(
-            [suffix for _, suffix in space], losses,
-            lambda active: scores(val, fixed_val, active),
-            task, self.config, lr, weight_decay, seed=seed, beta=beta or 0, batches=batches,
-            curves=None if beta is None else lambda: scores(task.test, None, everything),
-        )  # fmt: skip
+        suffixes = [suffix for _, suffix in space]
+        return fit(suffixes, losses, scores, trial, self.config, batches=batches)
 
-    def _whole(
-        self, task: Task, sources: Sequence[tuple[int, float]], seed: int, beta: int | None
-    ) -> list[tuple[Prefix, FitReport]]:
+    def whole(self, trial: Trial, sources: Sources) -> list[tuple[Prefix, FitReport]]:
         """Past paths as they are: they cost a look at the validation set and nothing else."""
-        if not self.whole_paths:
-            return []
-        val = validation_set(task, self.config.val_copies, seed)
-        found = []
-        for s, _ in sources:
+        task, found = trial.task, []
+        val = validation_set(task, self.config.val_copies, trial.seed)
+        for s, _ in sources if self.whole_paths else ():
             if self.library.ways[s] == task.way:
-                report = FitReport(accuracy(partial(self.library, task=s), val), 0, 0)
-                if beta is not None:
-                    test = accuracy(partial(self.library, task=s), task.test)
-                    report.curve = [test] * (beta + 1)
+                predict = partial(self.library, task=s)
+                curve = []
+                if trial.beta is not None:
+                    curve = [accuracy(predict, task.test)] * (trial.beta + 1)
+                report = FitReport(
+                    accuracy(predict, val), 0, 0, trial.lr, trial.weight_decay, curve
+                )
                 found.append((self.library.paths[s], report))
         return found
 
 
+@dataclass(eq=False, kw_only=True)
 class MNTDPD(MNTDP):
-    """Deterministic MNTDP (algorithm 4): every path has its own new modules, all are trained.
-
-    The path with the best validation accuracy stays; of equals the one that reuses most.
-    """
+    """Deterministic MNTDP (algorithm 4)."""
 
     name = "MNTDP-D"
 
-    def search(
-        self, task: Task, sources: list[tuple[int, float]], lr: float, weight_decay: float,
-        beta: int | None, seed: int,
-    ) -> tuple[Prefix, nn.ModuleList, FitReport]:  # fmt: skip
+    def search(self, trial: Trial, sources: Sources) -> tuple[Prefix, nn.ModuleList, FitReport]:
+        return self.try_all(trial, sources)
+
+
+@dataclass(eq=False, kw_only=True)
+class MNTDPS(MNTDP):
+    """Stochastic MNTDP (algorithm 3): paths share the new modules, Γ is learnt with REINFORCE.
+
+    `report.details` holds the probability of every path ("probabilities", with the number of
+    modules that it reuses) and how they moved ("gamma": steps, and one list per path).
+
+    Args:
+        gamma_lr: grid of the learning rate of Γ.
+        entropy: weight of the entropy of Γ in the loss.
+        start: Γ before the first step; "paths" is uniform over paths, "choices" is uniform at
+            every module, which gives the path of new modules ½ and a whole old path 2^−L.
+        search_steps: steps of the search; default is `max_steps` of the training.
+    """
+
+    gamma_lr: tuple[float, ...] = (1e-2, 1e-3)
+    entropy: float = 1.0
+    start: str = "paths"
+    search_steps: int | None = None
+    name = "MNTDP-S"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start not in ("paths", "choices"):
+            raise ValueError(f"start is {self.start!r}; choose 'paths' or 'choices'")
+        if not self.gamma_lr or min(self.gamma_lr) <= 0:
+            raise ValueError(f"gamma_lr is {self.gamma_lr}; it is a list of rates above 0")
+
+    def trials(self, task: Task, beta: int | None) -> list[Trial]:
+        rates = self.gamma_lr if self.seen else self.gamma_lr[:1]  # the first task has no Γ
+        points = itertools.product(super().trials(task, beta), rates)
+        return [replace(trial, gamma_lr=rate) for trial, rate in points]
+
+    def space(
+        self, task: Task, sources: Sources
+    ) -> tuple[SuperNetwork, ChoiceSampler, nn.ModuleList, list[Prefix]]:
+        """The search space as a super-network, Γ, the new modules, and the prefixes of its paths.
+
+        At every module of an old path one either stays on it or branches to the new column; that
+        the new column never leads back is the structure of the graph.
+        """
         depth = len(self.backbone)
-        space = []
-        for prefix in self.prefixes(sources):
-            new = [self.backbone.block(n, task.way) for n in range(len(prefix), depth)]
-            space.append((prefix, nn.ModuleList(new).to(self.device)))
-        reports = self._fit_suffixes(space, task, lr, weight_decay, beta, seed)
-        whole = self._whole(task, sources, seed, beta)
-        options = [(path, nn.ModuleList(), report) for path, report in whole]
-        options += [
-            (prefix + (task.id,) * (depth - len(prefix)), suffix, report)
-            for (prefix, suffix), report in zip(space, reports, strict=True)
+        new = self.backbone.path(task.way)
+        edges = [
+            Edge(f"new{n}", f"new{n + 1}", m, f"new {n + 1}", "new") for n, m in enumerate(new)
         ]
-        path, suffix, chosen = max(options, key=lambda option: option[2].val_accuracy)
-        chosen.macs, chosen.steps = reports[0].macs, reports[0].steps  # of the whole search
-        chosen.lr, chosen.weight_decay = lr, weight_decay
-        chosen.details["candidates"] = [
-            (depth - len(suffix), round(r.val_accuracy, 4)) for _, suffix, r in options
-        ]
-        return path, suffix, chosen
+        edges[-1] = edges[-1]._replace(target="out")
+        found = sorted(self.prefixes(sources), key=lambda p: (len(p), p))
+        if self.whole_paths:
+            whole = {self.library.paths[s] for s, _ in sources if self.library.ways[s] == task.way}
+            found += sorted(whole)
+
+        def node(p: Prefix) -> str:
+            return "in" if not p else "out" if len(p) == depth else f"old{p}"
+
+        for p in found:
+            if p:
+                old = self.library.module(len(p) - 1, p[-1])
+                edges.append(Edge(node(p[:-1]), node(p), old, f"old {p}", "reused"))
+            if len(p) < depth:
+                edges.append(Edge(node(p), f"new{len(p)}", nn.Identity(), f"branch {p}", "branch"))
+        net = SuperNetwork(edges, "in", "out", name="MNTDP-S").to(self.device)
+        gamma = ChoiceSampler.paths(net.graph).to(self.device)
+        if self.start == "paths":  # the odds of an edge are the numbers of paths that take it
+            with torch.no_grad():
+                gamma.logits.copy_(self.path_masks(net, found).sum(0).clamp(min=1).log())
+        return net, gamma, new, found
+
+    def path_masks(self, net: SuperNetwork, prefixes: Sequence[Prefix]) -> Tensor:
+        """bool `[P, E]`: the edges of the path that keeps each prefix."""
+        depth, graph = len(self.backbone), net.graph
+        masks = torch.zeros(len(prefixes), len(graph), dtype=torch.bool, device=self.device)
+        for row, p in enumerate(prefixes):
+            names = [f"old {p[:n]}" for n in range(1, len(p) + 1)]
+            names += [f"branch {p}"] if len(p) < depth else []
+            names += [f"new {n + 1}" for n in range(len(p), depth)]
+            masks[row, [graph.index(name) for name in names]] = True
+        return masks
+
+    def search(self, trial: Trial, sources: Sources) -> tuple[Prefix, nn.ModuleList, FitReport]:
+        net, gamma, new, prefixes = self.space(trial.task, sources)
+        masks = self.path_masks(net, prefixes)
+        macs, moved = self._search_gamma(trial, net, gamma, new, masks)
+        best = int(gamma.log_prob(masks).argmax())
+        prefix = prefixes[best]
+        suffix = nn.ModuleList(list(new)[len(prefix) :])
+        if len(suffix):  # fine-tune what is new on all of the training set
+            (report,) = self.fit_suffixes([(prefix, suffix)], trial)
+        else:
+            report = next(r for p, r in self.whole(trial, sources) if p == prefix)
+        report.macs += macs
+        last = moved["paths"][-1]
+        report.details["probabilities"] = [(len(p), q) for p, q in zip(prefixes, last, strict=True)]
+        report.details["gamma"] = moved
+        return prefix + (trial.task.id,) * len(suffix), suffix, report
+
+    def _search_gamma(
+        self, trial: Trial, net: SuperNetwork, gamma: ChoiceSampler, new: nn.ModuleList,
+        masks: Tensor,
+    ) -> tuple[int, dict[str, list]]:  # fmt: skip
+        """Alternate θ on one half of the training set and Γ on the other.
+
+        Returns the multiply-adds, and the probabilities of the paths over the steps.
+        """
+        config, task, seed = self.config, trial.task, trial.seed
+        total = self.search_steps or config.max_steps
+        order = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(seed))
+        data = [task.train.subset(part) for part in order.split((len(order) + 1) // 2)]
+        of_theta, of_gamma = (
+            training_batches(d, min(config.batch_size, len(d)), seed + i)
+            for i, d in enumerate(data)
+        )
+        decay = trial.weight_decay
+        theta = make_optimizer(new.parameters(), "adam", lr=trial.lr, weight_decay=decay)
+        policy = make_optimizer(gamma.parameters(), "adam", lr=trial.gamma_lr or 1e-2)
+        generator = torch.Generator(self.device).manual_seed(seed)
+        baseline, smooth = MovingAverage(0.9), MovingAverage(0.95)
+        prices = self._prices(task, net, new, masks)
+        macs, best, best_step, decided = 0.0, float("inf"), 0, False
+        steps, probabilities = [], []
+        net.train()
+        for old in net.edge_modules[len(new) :]:
+            old.eval()  # frozen modules keep their batch-norm statistics
+        for step in range(total + 1):
+            if step % max(1, total // 50) == 0 or step == total:
+                steps.append(step)
+                paths = gamma.log_prob(masks).exp()  # [P]
+                probabilities.append([round(p, 4) for p in paths.tolist()])
+            if step == total or step - best_step >= config.patience:
+                break
+            learns_weights = decided or step % 2 == 0
+            x, y = next(of_theta if learns_weights else of_gamma)
+            sample = gamma.sample(len(x), generator)  # a path for every example
+            rows = net.graph.reachable(sample.mask)  # [B, E]
+            which = (rows.unsqueeze(1) == masks).all(2).float().argmax(1)  # [B], numbers of paths
+            macs += float(prices[int(learns_weights)][which].sum())
+            if learns_weights:
+                loss = cross_entropy(net(x, rows), y)
+                descend(loss, theta)  # no update when every example took a whole old path
+                value = smooth.update(loss.detach())
+                if value < best - 1e-3:
+                    best, best_step = value, step
+            else:
+                with torch.no_grad():
+                    losses = cross_entropy(net(x, rows), y, reduction="none")  # [B]
+                level = baseline.value if baseline.value is not None else losses.mean().item()
+                objective = policy_loss(sample.log_prob, losses, level)
+                descend(objective - self.entropy * sample.entropy.mean(), policy)
+                baseline.update(losses)
+                decided = bool(gamma.log_prob(masks).max() > math.log(0.99))
+        net.eval()
+        return round(macs), {"steps": steps, "paths": probabilities}
+
+    def _prices(
+        self, task: Task, net: SuperNetwork, new: nn.ModuleList, masks: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Multiply-adds per example of each path: forward pass alone, and with backward pass."""
+        x, y = next(task.train.plain().batches(2, seed=0))
+
+        def forward(mask: Tensor) -> None:
+            with torch.no_grad():
+                net(x, mask)
+
+        def both(mask: Tensor) -> None:
+            loss = cross_entropy(net(x, mask), y)
+            if loss.requires_grad:
+                torch.autograd.grad(loss, list(new.parameters()), allow_unused=True)
+
+        def price(step: Callable[[Tensor], None], mask: Tensor) -> float:
+            meter = Meter()
+            meter.run("once", len(x), partial(step, mask))
+            return meter.macs / len(x)
+
+        net.eval()
+        tables = ([price(step, mask) for mask in masks] for step in (forward, both))
+        alone, trained = (torch.tensor(t, device=self.device) for t in tables)
+        return alone, trained

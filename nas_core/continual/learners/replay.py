@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from nas_core.continual.backbones import Backbone
-from nas_core.continual.fit import FitConfig
+from nas_core.continual.fit import Trial
 from nas_core.continual.learners.base import SharedPath
 from nas_core.continual.library import tensor_bytes
-from nas_core.continual.tasks import Task
 from nas_core.training import derived_seeds
 
 
@@ -23,6 +22,10 @@ class Buffer:
         self.x = torch.empty(0)
         self.y = self.task = torch.empty(0, dtype=torch.int64)
         self.offered = 0  # examples that came by
+
+    def __repr__(self) -> str:
+        """Kind and size, which do not change with what is stored."""
+        return f"{type(self).__name__}({vars(self).get('per_class', vars(self).get('size'))})"
 
     def __len__(self) -> int:
         return len(self.y)
@@ -86,6 +89,7 @@ class Reservoir(Buffer):
         self.offered += left
 
 
+@dataclass(eq=False, kw_only=True)
 class ExperienceReplay(SharedPath):
     """Fine-tuning on every batch together with as many examples of the past.
 
@@ -94,48 +98,47 @@ class ExperienceReplay(SharedPath):
         task_heads: every task has its own head, and old examples go through theirs.
     """
 
-    def __init__(
-        self, backbone: Backbone, config: FitConfig | None = None, *, seed: int = 0,
-        buffer: Buffer | None = None, task_heads: bool = True,
-    ):  # fmt: skip
-        super().__init__(backbone, config, seed=seed, own=(-1,) if task_heads else ())
-        self.buffer = Ring() if buffer is None else buffer
+    buffer: Buffer = field(default_factory=lambda: Ring())
+    task_heads: bool = True
+    name = "ER"
+
+    def __post_init__(self) -> None:
+        self.own = (-1,) if self.task_heads else ()
+        super().__post_init__()
         self.name = "ER (reservoir)" if isinstance(self.buffer, Reservoir) else "ER"
         self._generator = torch.Generator()
 
-    def before_task(self, task: Task, seed: int) -> None:
-        self._generator = torch.Generator().manual_seed(derived_seeds(seed, 1)[0])
+    def before_task(self, trial: Trial) -> None:
+        self._generator = torch.Generator().manual_seed(derived_seeds(trial.seed, 1)[0])
 
-    def loss(self, x: Tensor, y: Tensor, task: Task) -> Tensor:
+    def loss(self, x: Tensor, y: Tensor, task: int) -> Tensor:
         """Mean of the losses on the batch and on the examples drawn from the past."""
         if not len(self.buffer):
             return super().loss(x, y, task)
         old_x, old_y, old_task = self.buffer.draw(len(x), self._generator)
         h = torch.cat([x, old_x])  # together, so that batch norm sees both
-        *trunk, head = self.library.path(task.id)
+        *trunk, head = self.library.path(task)
         for block in trunk:
             h = block(h)
-        logits = head(h[: len(x)])
-        old = h[len(x) :]
+        logits, old = head(h[: len(x)]), h[len(x) :]
         past = torch.zeros_like(old_y, dtype=h.dtype)
         for t in old_task.unique().tolist():
             rows = old_task == t
-            past[rows] = cross_entropy(
-                self.library.path(t)[-1](old[rows]), old_y[rows], reduction="none"
-            )
+            head = self.library.path(t)[-1]
+            past[rows] = cross_entropy(head(old[rows]), old_y[rows], reduction="none")
         return cross_entropy(logits, y) + past.mean()
 
-    def after_task(self, task: Task, seed: int) -> None:
-        data = task.train.plain()
-        x, y = next(data.batches(len(data), seed=seed))
-        self.buffer.offer(x, y, task.id, self._generator)
+    def after_task(self, trial: Trial) -> None:
+        data = trial.task.train.plain()
+        x, y = next(data.batches(len(data), seed=trial.seed))
+        self.buffer.offer(x, y, trial.task.id, self._generator)
 
     def memory(self) -> dict[str, int]:
         return {**super().memory(), "replay": tensor_bytes([self.buffer.x])}
 
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "buffer": vars(self.buffer)}
+    def structure(self) -> dict[str, Any]:
+        return {**super().structure(), "buffer": vars(self.buffer)}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.buffer.__dict__.update(state["buffer"])
+    def rebuild(self, structure: dict[str, Any]) -> None:
+        super().rebuild(structure)
+        self.buffer.__dict__.update(structure["buffer"])
