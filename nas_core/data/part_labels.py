@@ -16,7 +16,7 @@ import torch
 from nas_core.data.dataset import CorruptData, DataNotFound, Dataset, image_dataset, limited
 from nas_core.data.faces import CLASSES
 from nas_core.training import Augment
-from nas_core.training.augment import IGNORED
+from nas_core.training.tensors import IGNORED
 
 SIDE, PADDED = 250, 256
 LISTS = ("parts_train.txt", "parts_validation.txt", "parts_test.txt")

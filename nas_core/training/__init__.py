@@ -3,7 +3,6 @@
 # ruff: noqa: F401 — what is imported here is what other rooms may use
 
 from nas_core.files import write_atomic
-from nas_core.training.augment import Augment
 from nas_core.training.checkpoint import (
     CorruptCheckpoint,
     fingerprint,

@@ -39,23 +39,19 @@ _READABLE = {*_PLAIN, Tensor, torch.nn.Parameter, torch.Size, torch.device, torc
 
 
 def plain(value: Any, where: str = "record") -> Any:
-    """`value` with NumPy's numbers as Python's; the very same object if it holds none."""
+    """`value` with NumPy's numbers as Python's; refuses what a checkpoint cannot hold."""
     kind = type(value)
     if kind in _READABLE:
         return value
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, dict):
-        pairs = [(plain(k, where), plain(v, f"{where}[{k!r}]")) for k, v in value.items()]
-        same = all(a is c and b is d for (a, b), (c, d) in zip(pairs, value.items(), strict=True))
-        if kind in (dict, OrderedDict):
-            return value if same else kind(pairs)
-        return dict(pairs)
+        pairs = {plain(k, where): plain(v, f"{where}[{k!r}]") for k, v in value.items()}
+        return OrderedDict(pairs) if kind is OrderedDict else pairs
     if kind in (list, tuple):
         if set(map(type, value)) <= _PLAIN:  # histories are long lists of numbers
             return value
-        items = [plain(item, f"{where}[{n}]") for n, item in enumerate(value)]
-        return value if all(a is b for a, b in zip(items, value, strict=True)) else kind(items)
+        return kind(plain(item, f"{where}[{n}]") for n, item in enumerate(value))
     raise TypeError(
         f"{where} is a {kind.__module__}.{kind.__qualname__}; a checkpoint holds tensors, numbers, "
         "strings, None, and lists, tuples and dicts of them"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import platform
@@ -32,13 +33,11 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
         raise ValueError(
             f'unknown device {name!r}; use "auto", "cpu", "cuda", "cuda:0", "cuda:1", … or "mps"'
         ) from error
-    if device.type == "cuda":
-        count = torch.cuda.device_count()
-        if (device.index or 0) >= count:
-            raise ValueError(
-                f"device {name!r} asked for, but {count} CUDA devices are visible to PyTorch "
-                f'{torch.__version__}; use "cpu" or "auto", or install a CUDA build'
-            )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {name!r} asked for, but {torch.cuda.device_count()} CUDA devices are visible "
+            f'to PyTorch {torch.__version__}; use "cpu" or "auto", or install a CUDA build'
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError('device "mps" asked for, but this machine has none; use "cpu"')
     return device
@@ -76,10 +75,8 @@ def versions() -> dict[str, str]:
     )  # fmt: skip
     found = {"python": platform.python_version(), "torch": str(torch.__version__)}  # with its build
     for package in packages:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -117,13 +114,8 @@ def time_call(
             "need repeats ≥ 1, warmup ≥ 0 and 0 < confidence < 1"
         )
     device = torch.device(device)
-
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        elif device.type == "mps":
-            torch.mps.synchronize()
-
+    waits = {"cuda": lambda: torch.cuda.synchronize(device), "mps": torch.mps.synchronize}
+    wait = waits.get(device.type, lambda: None)
     for _ in range(warmup):
         call()
     samples = []

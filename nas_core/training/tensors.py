@@ -4,16 +4,64 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from nas_core.training.augment import Augment
 from nas_core.training.checkpoint import fingerprint
 
+IGNORED = -100  # the label of padded target pixels; `cross_entropy` skips it by default
 Normalise = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation per channel
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random crops, then random mirror images, of whole batches and of any dtype.
+
+    Args:
+        padding: of the crops, in pixels; each window has a corner in 0…2·padding. 0: no crops.
+        flip: mirror left and right with probability ½.
+    """
+
+    padding: int = 0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.padding < 0 or not (self.padding or self.flip):
+            raise ValueError(f"padding is {self.padding}; give at least 1 pixel, or flip=True")
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Images `[B, C, H, W]` with their pixels moved; `generator` lives on their device."""
+        corner, flipped = self._draw(x, generator)
+        return _move(x, corner, self.padding, flipped, fill=0)
+
+    def pair(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Images `[B, C, H, W]` and their target maps `[B, H, W]`, moved alike."""
+        corner, flipped = self._draw(x, generator)
+        maps = _move(y.unsqueeze(1), corner, self.padding, flipped, fill=IGNORED)
+        return _move(x, corner, self.padding, flipped, fill=0), maps.squeeze(1)
+
+    def _draw(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor | None, Tensor | None]:
+        """Corner of every window, int64 `[2, B]`, and which examples to mirror, bool `[B]`."""
+        n, at = len(x), {"generator": generator, "device": x.device}
+        corner = torch.randint(2 * self.padding + 1, (2, n), **at) if self.padding else None
+        return corner, torch.rand(n, **at) < 0.5 if self.flip else None
+
+
+def _move(
+    x: Tensor, corner: Tensor | None, padding: int, flipped: Tensor | None, fill: int
+) -> Tensor:
+    """Crop and mirror `x [B, C, H, W]`: index arithmetic, no Python loop over examples."""
+    if corner is not None:
+        height, width = x.shape[-2:]
+        wide = pad(x, [padding] * 4, value=fill)
+        windows = wide.unfold(2, height, 1).unfold(3, width, 1)  # [B, C, rows, columns, H, W]: view
+        x = windows[torch.arange(len(x), device=x.device), :, corner[0], corner[1]]  # a gather
+    return x if flipped is None else torch.where(flipped.view(-1, 1, 1, 1), x.flip(-1), x)
 
 
 class TensorData:
@@ -36,31 +84,30 @@ class TensorData:
     ):
         x, y = torch.as_tensor(x), _class_numbers(torch.as_tensor(y))
         if len(x) != len(y):
-            raise ValueError(
-                f"x has {len(x)} examples and y has {len(y)}; both must have the same length"
-            )
+            raise ValueError(f"x has {len(x)} examples and y has {len(y)}; give one target each")
         if x.device != y.device:
             raise ValueError(f"x is on {x.device} and y on {y.device}; move them to one device")
         if augment is not None and x.dim() != 4:
             raise ValueError(f"augment needs images [N, C, H, W]; x is {list(x.shape)}")
         self.x, self.y, self.augment, self.normalise = x, y, augment, normalise
-        if normalise is not None:
-            mean, std = (torch.tensor(v, dtype=torch.float32, device=x.device) for v in normalise)
-            if not len(mean) == len(std) == x.shape[1]:
-                raise ValueError(
-                    f"normalise has {len(mean)} means and {len(std)} deviations for "
-                    f"{x.shape[1]} channels; give one per channel"
-                )
-            if (std <= 0).any():
-                raise ValueError(f"standard deviation {normalise[1]}; it must be above 0")
-            if x.is_floating_point() and len(x) and x.abs().max() > 8:
-                raise ValueError(
-                    f"x has values up to {x.abs().max():.3g}, but normalise is for values in "
-                    "[0, 1]; divide x by 255, or keep it as uint8"
-                )
-            shape = (1, -1) + (1,) * (x.dim() - 2)
-            scale = 255.0 if x.dtype == torch.uint8 else 1.0  # of the raw values
-            self._centre, self._spread = (scale * mean).view(shape), (scale * std).view(shape)
+        if normalise is None:
+            return
+        mean, std = (torch.tensor(v, dtype=torch.float32, device=x.device) for v in normalise)
+        if not len(mean) == len(std) == x.shape[1]:
+            raise ValueError(
+                f"normalise has {len(mean)} means and {len(std)} deviations for "
+                f"{x.shape[1]} channels; give one per channel"
+            )
+        if (std <= 0).any():
+            raise ValueError(f"standard deviation {normalise[1]}; it must be above 0")
+        if x.is_floating_point() and len(x) and x.abs().max() > 8:
+            raise ValueError(
+                f"x has values up to {x.abs().max():.3g}, but normalise is for values in [0, 1]; "
+                "divide x by 255, or keep it as uint8"
+            )
+        shape = (1, -1) + (1,) * (x.dim() - 2)
+        scale = 255.0 if x.dtype == torch.uint8 else 1.0  # of the raw values
+        self._centre, self._spread = (scale * mean).view(shape), (scale * std).view(shape)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -132,25 +179,23 @@ class TensorData:
             rows = slice(start, start + batch_size)
             index = rows if order is None else order[rows]
             x, y = self.x[index], self.y[index]
-            if self.augment is not None:
-                if y.dim() > 1:
-                    x, y = self.augment.pair(x, y, generator)
-                else:
-                    x = self.augment(x, generator)
+            if self.augment is not None and y.dim() > 1:
+                x, y = self.augment.pair(x, y, generator)
+            elif self.augment is not None:
+                x = self.augment(x, generator)
             yield self.inputs(x), y
 
 
 def _class_numbers(y: Tensor) -> Tensor:
     """Targets `[N]` or `[N, H, W]` as int64; floating-point ones are left as they are."""
-    if y.dim() == 2:
-        if y.shape[1] == 1:
-            y = y[:, 0]
-        elif ((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all():
-            return y.argmax(1)
-        else:
+    if y.dim() == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    elif y.dim() == 2:
+        if not (((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all()):
             raise ValueError(
                 f"y is {list(y.shape)} and not one-hot; give class numbers [N] or maps [N, H, W]"
             )
+        y = y.argmax(1)
     return y if y.is_floating_point() else y.long()
 
 

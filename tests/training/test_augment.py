@@ -8,7 +8,7 @@ from scipy.stats import chisquare
 from torchvision.transforms.functional import crop, hflip, pad
 
 from nas_core.training import Augment
-from nas_core.training.augment import IGNORED
+from nas_core.training.tensors import IGNORED
 
 
 def images(count=40, channels=3, height=11, width=8):
