@@ -16,7 +16,6 @@ from nas_core.adaptive.network import AdaptiveNetwork, Unrolled
 from nas_core.audio.streams import StreamSet
 from nas_core.search.reinforce import policy_loss, reward_to_go
 from nas_core.training import (
-    History,
     MovingAverage,
     cosine_lr,
     derived_seeds,
@@ -118,7 +117,6 @@ def train(
         body,
         config.epochs,
         state={name: getattr(learner, name) for name in parts},
-        history=History(),
         checkpoint=checkpoint,
         progress=progress,
         config=asdict(config) | identity,

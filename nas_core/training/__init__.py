@@ -42,8 +42,4 @@ from nas_core.training.supervised import (
     train_classifier,
     train_epoch,
 )
-from nas_core.training.tensors import (
-    Splits,
-    TensorData,
-    derived_seeds,
-)
+from nas_core.training.tensors import IGNORED, Augment, Splits, TensorData, derived_seeds

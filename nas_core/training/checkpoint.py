@@ -35,19 +35,22 @@ def save_atomic(obj: Any, path: str | Path) -> None:
 
 
 _PLAIN = {type(None), bool, int, float, complex, str, bytes}
-_READABLE = {*_PLAIN, Tensor, torch.nn.Parameter, torch.Size, torch.device, torch.dtype}
+_READABLE = {*_PLAIN, torch.Size, torch.device, torch.dtype}
 
 
 def plain(value: Any, where: str = "record") -> Any:
     """`value` with NumPy's numbers as Python's; refuses what a checkpoint cannot hold."""
     kind = type(value)
-    if kind in _READABLE:
+    if kind in _READABLE or isinstance(value, Tensor):
         return value
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, dict):
         pairs = {plain(k, where): plain(v, f"{where}[{k!r}]") for k, v in value.items()}
-        return OrderedDict(pairs) if kind is OrderedDict else pairs
+        if kind is OrderedDict:  # a state_dict also carries the versions of its modules
+            pairs = OrderedDict(pairs)
+            pairs.__dict__.update(value.__dict__)
+        return pairs
     if kind in (list, tuple):
         if set(map(type, value)) <= _PLAIN:  # histories are long lists of numbers
             return value

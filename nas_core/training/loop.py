@@ -100,12 +100,11 @@ class EarlyStopping:
 
     def update(self, value: float, at: int) -> bool:
         """Whether `value`, seen at epoch or step `at`, is the best so far."""
+        sign = 1 if self.mode == "max" else -1
         if math.isnan(value):
             return False
-        if self.best is not None:
-            up = self.mode == "max"
-            if not (value > self.best + self.by if up else value < self.best - self.by):
-                return False
+        if self.best is not None and sign * value <= sign * self.best + self.by:
+            return False
         self.best, self.best_at = value, at
         return True
 
@@ -160,7 +159,6 @@ def run_epochs(
     epochs: int,
     *,
     state: Mapping[str, Stateful],
-    history: History | None = None,
     checkpoint: str | Path | None = None,
     progress: bool | str = True,
     monitor: str | None = None,
@@ -192,69 +190,59 @@ def run_epochs(
         raise ValueError(f"epochs is {epochs}; it must be at least 0")
     if patience is not None and monitor is None:
         raise ValueError(f"patience is {patience}; give it a monitor to watch")
-    history = History() if history is None else history
     path = None if checkpoint is None else Path(checkpoint)
     config = dict(config or {})
-    best_weights: dict[str, Any] | None = None  # of all modules; only with patience
+    modules = {name: part for name, part in state.items() if isinstance(part, nn.Module)}
+    history, stopping = History(), EarlyStopping(patience, mode)
+    best_weights: dict[str, Any] | None = None  # of the modules; only with patience
 
-    def save() -> None:
+    def save(path: Path) -> None:
         parts = {name: part.state_dict() for name, part in state.items()}
         record = {"state": parts, "history": history.state_dict(), "best": best_weights}
-        assert path is not None
         save_atomic({**record, "rng": rng_state(), "config": config}, path)
 
-    def resume() -> None:
-        nonlocal best_weights
-        assert path is not None
+    def resume(path: Path) -> None:
+        nonlocal best_weights, stopping
         record = load_checkpoint(path)
         _check_identity(record, state, config, path)
         for name, part in state.items():
             part.load_state_dict(record["state"][name])
         history.load_state_dict(record["history"])
-        best_weights = record["best"]
+        best_weights, stopping = record["best"], EarlyStopping(patience, mode)
+        for epoch, row in enumerate(history.rows if monitor else []):
+            stopping.update(row[monitor or ""], epoch)
         set_rng_state(record["rng"])
 
-    def watch() -> EarlyStopping:
-        stopping = EarlyStopping(patience, mode)
-        if monitor:
-            for epoch, row in enumerate(history.rows):
-                stopping.update(row[monitor], epoch)
-        return stopping
-
     if path is not None and path.exists():
-        resume()
+        resume(path)
     elif path is not None:
-        save()  # so that Ctrl-C or NaN in the first epoch also has a state to go back to
-    resumed_from = len(history) if path is not None else 0
-    stopping = watch()
-    interrupted = False
-    bar = progress_bar(epochs, progress, initial=len(history))
+        save(path)  # so that Ctrl-C or NaN in the first epoch also has a state to go back to
+    resumed_from, interrupted = len(history), False
+    bar = progress_bar(epochs, progress, initial=resumed_from)
     try:
         while len(history) < epochs and not stopping.is_over(len(history) - 1):
             epoch = len(history)
             row = {"epoch": epoch, **body(epoch)}
-            _check_finite(row, state, path)
+            _check_finite(row, modules, path)
             history.append(row)
             if monitor and monitor not in row:
                 raise ValueError(f"monitor is {monitor!r}; an epoch returns {sorted(row)}")
             if monitor and stopping.update(history[-1][monitor], epoch) and patience:
-                modules = {n: part for n, part in state.items() if isinstance(part, nn.Module)}
                 best_weights = {n: copy.deepcopy(m.state_dict()) for n, m in modules.items()}
             if path is not None:
-                save()
+                save(path)
             numbers = [(k, f"{v:.3g}") for k, v in history[-1].items() if isinstance(v, float)]
             bar.set_postfix(dict(numbers[:4]), refresh=False)
             bar.update()
     except KeyboardInterrupt:
         interrupted = True
         if path is not None:
-            resume()  # drops the unfinished epoch, so that weights and history agree
-            stopping = watch()
+            resume(path)  # drops the unfinished epoch, so that weights and history agree
     finally:
         bar.close()
     if best_weights is not None and patience is not None and not interrupted:
         for name, weights in best_weights.items():
-            state[name].load_state_dict(weights)
+            modules[name].load_state_dict(weights)
     return LoopResult(
         history=history,
         epochs=len(history),
@@ -307,15 +295,13 @@ def _check_identity(
             )
 
 
-def _check_finite(row: Row, state: Mapping[str, Stateful], checkpoint: Path | None) -> None:
+def _check_finite(row: Row, modules: Mapping[str, nn.Module], checkpoint: Path | None) -> None:
     """Refuse NaN and infinity, once per epoch, so that no step has to wait for the device."""
     epoch = row["epoch"]
     for key, value in row.items():
         if key.endswith("loss") and not math.isfinite(value):
             raise NonFiniteLoss(f"{key} is {float(value)}", epoch, checkpoint)
-    for name, part in state.items():
-        if not isinstance(part, nn.Module):
-            continue
-        tensors = [t.detach() for t in part.state_dict().values() if t.is_floating_point()]
+    for name, module in modules.items():
+        tensors = [t.detach() for t in module.state_dict().values() if t.is_floating_point()]
         if tensors and not torch.stack([t.isfinite().all() for t in tensors]).all():
             raise NonFiniteLoss(f"a weight of {name!r} is not finite", epoch, checkpoint)

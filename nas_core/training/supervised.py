@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nas_core.training.checkpoint import fingerprint
-from nas_core.training.loop import History, LoopResult, run_epochs
+from nas_core.training.loop import LoopResult, run_epochs
 from nas_core.training.tensors import Splits, TensorData
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -227,7 +227,6 @@ def train_classifier(
         one_epoch,
         config.epochs,
         state={"model": model, "optimizer": optimizer},
-        history=History(),
         checkpoint=checkpoint,
         progress=progress,
         monitor="val_accuracy",

@@ -47,9 +47,13 @@ class Augment:
 
     def _draw(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor | None, Tensor | None]:
         """Corner of every window, int64 `[2, B]`, and which examples to mirror, bool `[B]`."""
-        n, at = len(x), {"generator": generator, "device": x.device}
-        corner = torch.randint(2 * self.padding + 1, (2, n), **at) if self.padding else None
-        return corner, torch.rand(n, **at) < 0.5 if self.flip else None
+        corner = flipped = None
+        if self.padding:
+            places, size = 2 * self.padding + 1, (2, len(x))
+            corner = torch.randint(places, size, generator=generator, device=x.device)
+        if self.flip:
+            flipped = torch.rand(len(x), generator=generator, device=x.device) < 0.5
+        return corner, flipped
 
 
 def _move(

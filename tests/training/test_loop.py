@@ -53,10 +53,9 @@ def test_history_is_a_tidy_table_of_plain_values():
 
 
 def test_epochs_are_counted_and_recorded():
-    walk, history = Walk(), History()
-    result = walk.run(3, history=history)
-    assert result.history is history and result.epochs == 3
-    assert history.frame()["epoch"].tolist() == [0, 1, 2]
+    result = Walk().run(3)
+    assert result.epochs == len(result.history) == 3
+    assert result.history.frame()["epoch"].tolist() == [0, 1, 2]
     assert not (result.interrupted or result.stopped_early)
 
 
