@@ -34,7 +34,7 @@ async function render({ model, el }) {
 
   // what the colours mean
   const key = (name, words) => h("span", { class: name }, words);
-  const legend = h("div", { class: "legend" }, key("posterior", "probability of a class, darker is higher"), key("macs", "multiply-adds of the step"), key("window", "window of one second"), key("detection", "▲ detected word"));
+  const legend = h("div", { class: "legend" }, key("posterior", "probability of a class, stronger is higher"), key("macs", "multiply-adds of the step"), key("window", "window of one second"), key("detection", "▲ detected word"));
 
   // the thumb stands below the middle of its window
   const slider = h("input", { type: "range", min: 0, max: T - 1, step: 1, "aria-label": "step of the stream" });
