@@ -40,6 +40,8 @@ export function draw(spec, p, random = Math.random) {
 /** A share in percent, with two digits where it is small. */
 export const percent = (share) => `${share > 0 && share < 0.01 ? Number((100 * share).toPrecision(2)) : Math.round(100 * share)} %`;
 
+const curve = ([from, ...others]) => `M${from}C${others.join(" ")}`;
+const triangle = (corners) => `M${corners.join(" ")}Z`;
 const bytes = (base64) => Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
 const toMask = (text) => Uint8Array.from(text, Number);
 
@@ -86,11 +88,11 @@ async function render({ model, el }) {
 
   // ------------------------------------------------------------------ the graph
   const edges = spec.edges.map((edge) => {
-    const line = h("path", { class: "line", d: edge.d });
-    const head = h("path", { class: "head", d: edge.h });
+    const line = h("path", { class: "line", d: curve(edge.shape[0]) });
+    const head = h("path", { class: "head", d: triangle(edge.shape[1]) });
     const title = h("title");
-    const group = h("g", { role: "switch", "data-edge": edge.n }, title, h("path", { class: "hit", d: edge.d }), line, head);
-    const label = h("text", { class: "probability", x: edge.l[0], y: edge.l[1] + 3 });
+    const group = h("g", { role: "switch", "data-edge": edge.n }, title, h("path", { class: "hit", d: curve(edge.shape[0]) }), line, head);
+    const label = h("text", { class: "probability", x: edge.shape[2][0], y: edge.shape[2][1] + 3 });
     const [, k] = spec.kinds[edge.k];
     group.style.setProperty("--kind", `var(--k${k})`);
     return { group, line, head, title, label, seen: "" };

@@ -21,15 +21,8 @@ from torch import Tensor
 from nas_core.costs import AdditiveCost
 from nas_core.costs.additive import price
 from nas_core.supernet import Architecture, BernoulliSampler, ChoiceSampler, Graph
-from nas_core.viz.geometry import (
-    PALETTE,
-    check_probabilities,
-    edge_states,
-    graph_of,
-    scene,
-    short,
-)
-from nas_core.viz.page import View, anywidget, live, plain
+from nas_core.viz.geometry import PALETTE, check_probabilities, graph_of, scene, short
+from nas_core.viz.page import View, live
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,22 +55,12 @@ def _from_text(text: str, _: Any = None) -> Tensor:
     return torch.tensor([c == "1" for c in text])
 
 
-def _path_data(curve: Any) -> str:
-    """Control points as the `d` of an SVG path."""
-    (a, *rest) = [f"{x:g},{y:g}" for x, y in curve]
-    return f"M{a}C{' '.join(rest)}"
-
-
-def _head_data(head: Any) -> str:
-    """An arrow head as the `d` of an SVG path."""
-    return f"M{' '.join(f'{x:g},{y:g}' for x, y in head)}Z"
-
-
 def _base64(array: np.ndarray) -> str:
     return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
 
 
-class ArchViewCore(View):
+@live("arch_view", "mask", "_priced")
+class ArchView(View):
     """The live graph of an architecture: switch edges, move through recorded frames.
 
     Args:
@@ -127,8 +110,7 @@ class ArchViewCore(View):
         self._modes = self._frame_masks()
         if frame_names is not None and len(frame_names) != len(self.frames):
             raise ValueError(f"{len(frame_names)} frame_names for {len(self.frames)} frames")
-        last = len(self.frames) - 1
-        start = last if frame is None else self._check_frame(frame)
+        start = len(self.frames) - 1 if frame is None else self._check_frame(frame)
         self._generator = torch.Generator().manual_seed(0)
         self._spec = self._make_spec()
         self.frame = start  # before the widget opens, so that it opens with everything
@@ -172,9 +154,8 @@ class ArchViewCore(View):
     def __repr__(self) -> str:
         frames = f", {len(self.frames)} frames" if len(self.frames) > 1 else ""
         cost = f", {self._cost_name}" if self.cost is not None else ""
-        nodes, edges = len(self.graph.nodes), len(self.graph)
-        name = type(self).__name__
-        return f"{name}({self.graph.name}: {nodes} nodes, {edges} edges{frames}{cost})"
+        graph = f"{self.graph.name}: {len(self.graph.nodes)} nodes, {len(self.graph)} edges"
+        return f"{type(self).__name__}({graph}{frames}{cost})"
 
     # ---------------------------------------------------------------- reacting
 
@@ -242,16 +223,12 @@ class ArchViewCore(View):
             "title": self.title or graph.name,
             "width": s.width, "height": s.height, "thickness": s.thickness,
             "kinds": [[kind, colour] for kind, colour in s.colours.items()],
-            "nodes": [
-                [n.name, n.x, n.y, n.half_width, n.half_height, n.role, n.label, n.label_dy]
-                for n in s.nodes
-            ],
+            "nodes": s.nodes,
             "edges": [
                 {
                     "n": i.name, "m": i.module, "a": i.macs, "p": i.params,
                     "s": graph.edge_sources[e], "t": graph.edge_targets[e],
-                    "k": kinds.index(i.kind), "d": _path_data(s.edges[e].curve),
-                    "h": _head_data(s.edges[e].head), "l": list(s.edges[e].label),
+                    "k": kinds.index(i.kind), "shape": s.edges[e],
                 }
                 for e, i in enumerate(graph.edges)
             ],
@@ -266,25 +243,23 @@ class ArchViewCore(View):
             "budget": self.budget, "full": None, "table": None, "costs": None,
             "points": self.points,
         }  # fmt: skip
-        if self.cost is not None:
-            live = graph.reachable(self._modes)
-            full = torch.ones(1, len(graph), dtype=torch.bool)
-            table = None  # only where the sum over the edges is the whole cost
-            cost = self.cost
+        if (cost := self.cost) is not None:
+            masks = torch.cat([torch.ones(1, len(graph)).bool(), graph.reachable(self._modes)])
+            full, *costs = price(cost, masks).tolist()
+            spec |= {"cost_name": self._cost_name, "unit": getattr(cost, "unit", ""),
+                     "full": full, "costs": costs}  # fmt: skip
+            # the page can add up a cost that is nothing but the sum over the edges
             if isinstance(cost, AdditiveCost) and type(cost).__call__ is AdditiveCost.__call__:
-                table = cost.per_edge.tolist()
-            spec |= {
-                "cost_name": self._cost_name, "unit": getattr(self.cost, "unit", ""),
-                "full": float(price(self.cost, full)[0]),
-                "costs": price(self.cost, live).tolist(),
-                "table": table,
-            }  # fmt: skip
+                spec["table"] = cost.per_edge.tolist()
         return json.loads(json.dumps(spec, default=list))
 
     # ---------------------------------------------------------------- the still picture
 
-    def _facts(self) -> list[str]:
-        """The frame, and the cost beside its budget, in words."""
+    def figure(self, note: str = "") -> Figure:
+        """What is shown now, as a matplotlib figure; `note` is a small line at the bottom."""
+        from nas_core.viz.plots import plot_pareto
+        from nas_core.viz.static import architecture_figure, plain_text
+
         facts = []
         if len(self.frames) > 1:
             number = f"{self.frame_label} {self.frame + 1} of {len(self.frames)}"
@@ -293,20 +268,11 @@ class ArchViewCore(View):
             unit = getattr(self.cost, "unit", "")
             budget = "" if self.budget is None else f" (budget {short(self.budget, unit)})"
             facts.append(short(self.cost_value, unit) + budget)
-        return facts
-
-    def figure(self, note: str = "") -> Figure:
-        """What is shown now, as a matplotlib figure; `note` is a small line at the bottom."""
-        from nas_core.viz.plots import plot_pareto
-        from nas_core.viz.static import architecture_figure, plain_text
-
         figure = architecture_figure(
             self.graph,
             self.mask,
             self.frame_probabilities,
-            title="\n".join(
-                filter(None, [self.title or self.graph.name, " · ".join(self._facts())])
-            ),
+            title="\n".join(filter(None, [self.title or self.graph.name, " · ".join(facts)])),
             left=3.6 if self.points else 0.0,
             note=note,
         )
@@ -322,32 +288,6 @@ class ArchViewCore(View):
             shown = runs.iloc[self.frame]
             ax.scatter(shown.x, shown.y, s=130, facecolors="none", edgecolors=PALETTE[3], lw=2)
         return figure
-
-    # ---------------------------------------------------------------- without anywidget
-
-    @property
-    def last_frame(self) -> int:
-        return len(self.frames) - 1
-
-    def status(self) -> str:
-        """What the page would say, as one line."""
-        states = edge_states(self.graph, self.mask)
-        dead = states.count("dead")
-        facts = [f"{states.count('live')} of {len(states)} edges", *self._facts()]
-        facts[0] += f", {dead} more on no path" if dead else ""
-        if self.budget is not None and self.cost_value is not None:
-            over = self.cost_value > self.budget
-            facts.append(f"{self._cost_name} {'over' if over else 'within'} the budget")
-        return " · ".join(facts)
-
-
-_Base: Any = (
-    live(ArchViewCore, "arch_view", "mask", "_priced") if anywidget else plain(ArchViewCore)
-)
-
-
-class ArchView(_Base):
-    __doc__ = ArchViewCore.__doc__
 
 
 class ParetoPanel(ArchView):

@@ -6,9 +6,8 @@ Coordinates are pixels from the top left corner; `Graph.positions` has y growing
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,8 +26,7 @@ _PREFERRED = {
 _LAST = ("classifier", "head", "select")  # at the end of a legend, as at the end of a network
 
 
-@dataclass(frozen=True)
-class NodeShape:
+class NodeShape(NamedTuple):
     """A rounded box around (x, y); labelled inside when there is room, else next to it."""
 
     name: str
@@ -41,8 +39,7 @@ class NodeShape:
     label_dy: float  # 0 = inside
 
 
-@dataclass(frozen=True)
-class EdgeShape:
+class EdgeShape(NamedTuple):
     """A cubic Bézier curve from node border to node border, its arrow head and label position."""
 
     curve: tuple[tuple[float, float], ...]  # four control points
@@ -50,8 +47,7 @@ class EdgeShape:
     label: tuple[float, float]
 
 
-@dataclass(frozen=True)
-class Scene:
+class Scene(NamedTuple):
     """Everything that a renderer needs besides probabilities and masks."""
 
     width: float
@@ -84,33 +80,21 @@ def scene(graph: Graph) -> Scene:
     """Lay the graph out: deterministic, no edge runs through a node or on top of another edge."""
     centres, pitch = _pixels(graph)
     labels, halves = _boxes(graph, pitch)
-    outside = halves[:, 0] == _DOT
     curves = _route(graph, centres, halves)
     hull = np.concatenate([_points(c, 17) for c in curves] + [centres - halves, centres + halves])
-    # a label outside its node is wider than the node
-    margin = np.array([29.0 if outside.any() else 14.0, 20.0])
+    margin = np.array([29.0 if halves[0, 0] == _DOT else 14.0, 20.0])  # room for names above dots
     shift = margin - hull.min(0)
     width, height = _rounded([hull.max(0) + shift + margin])[0]
     roles = {graph.source: "source", graph.sink: "sink"}
+    boxes = zip(graph.nodes, _rounded(centres + shift), halves.tolist(), labels, strict=True)
+    nodes = [
+        NodeShape(n, x, y, wide, high, roles.get(n, ""), label, -16.0 if wide == _DOT else 0.0)
+        for n, (x, y), (wide, high), label in boxes
+    ]
     ends = zip(curves, graph.edge_sources, graph.edge_targets, strict=True)
-    return Scene(
-        width,
-        height,
-        tuple(
-            NodeShape(name, x, y, half_x, half_y, roles.get(name, ""), label, lift)
-            for name, (x, y), (half_x, half_y), label, lift in zip(
-                graph.nodes,
-                _rounded(centres + shift),
-                halves.tolist(),
-                labels,
-                np.where(outside, -16.0, 0.0).tolist(),
-                strict=True,
-            )
-        ),
-        tuple(_finish(c, halves[a], halves[b], shift) for c, a, b in ends),
-        kind_colours(graph),
-        1.0 if len(graph) <= 40 else 0.8 if len(graph) <= 160 else 0.6,
-    )
+    edges = [_finish(c, halves[a], halves[b], shift) for c, a, b in ends]
+    thickness = 1.0 if len(graph) <= 40 else 0.8 if len(graph) <= 160 else 0.6
+    return Scene(width, height, tuple(nodes), tuple(edges), kind_colours(graph), thickness)
 
 
 def _pixels(graph: Graph) -> tuple[np.ndarray, np.ndarray]:
@@ -154,11 +138,14 @@ def _boxes(graph: Graph, pitch: np.ndarray) -> tuple[list[str], np.ndarray]:
     return [n if n in ends else "" for n in graph.nodes], np.full((len(graph.nodes), 2), _DOT)
 
 
+def _basis(t: np.ndarray) -> np.ndarray:
+    """What the four control points of a cubic Bézier curve weigh at `t` `[n]`: `[n, 4]`."""
+    return np.stack([(1 - t) ** 3, 3 * (1 - t) ** 2 * t, 3 * (1 - t) * t**2, t**3], -1)
+
+
 @lru_cache
 def _weights(n: int) -> np.ndarray:
-    """What the control points of a cubic Bézier curve weigh in `n` points of it, `[n, 4]`."""
-    t = np.linspace(0, 1, n)
-    return np.stack([(1 - t) ** 3, 3 * (1 - t) ** 2 * t, 3 * (1 - t) * t**2, t**3], -1)
+    return _basis(np.linspace(0, 1, n))
 
 
 def _points(curve: np.ndarray, n: int) -> np.ndarray:
@@ -245,23 +232,11 @@ def _finish(
     side = np.array([-direction[1], direction[0]])
     base = p[tip] - 7.5 * direction
     head = (p[tip], base + 3.8 * side, base - 3.8 * side)
-    part = _split(curve, first / (n - 1), last / (n - 1))
+    # the control points of a part: those whose curve has the part's points
+    ends = np.linspace(first, last, 4) / (n - 1)
+    part = np.linalg.solve(_weights(4), _basis(ends) @ curve)
     middle = p[first + (last - first) * 2 // 5]
     return EdgeShape(_rounded(part), _rounded(head), _rounded([middle])[0])
-
-
-def _split(curve: np.ndarray, t0: float, t1: float) -> np.ndarray:
-    """The part of a cubic between two parameters (de Casteljau, as blossoms)."""
-
-    def blossom(r: float, s: float, t: float) -> np.ndarray:
-        q = curve
-        for u in (r, s, t):
-            q = (1 - u) * q[:-1] + u * q[1:]
-        return q[0]
-
-    return np.array(
-        [blossom(t0, t0, t0), blossom(t0, t0, t1), blossom(t0, t1, t1), blossom(t1, t1, t1)]
-    )
 
 
 def _rounded(points) -> tuple[tuple[float, float], ...]:

@@ -13,7 +13,6 @@ import json
 import re
 import zlib
 from collections import Counter
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,19 +86,28 @@ class View(t.HasTraits):
         return data | {"text/plain": repr(self), "image/png": png}, metadata
 
 
-def live(core: Any, name: str, *traits: str) -> Any:
-    """A widget class of `core` whose page is the module `name`.
+def live(name: str, *traits: str) -> Any:
+    """Class decorator: a `View` becomes a widget whose page is the module `name`.
 
     Args:
         traits: what the page reads besides `_spec` and `frame`.
     """
+
+    def widget(core: Any) -> Any:
+        parts: Any = _anywidget(name, traits) if anywidget else _plain()
+        return type(core.__name__, (core, *parts), {"__doc__": core.__doc__})
+
+    return widget
+
+
+def _anywidget(name: str, traits: tuple[str, ...]) -> tuple[type, ...]:
     page, state = code(name), ("_spec", "frame", *traits)
 
-    class Live(core, anywidget.AnyWidget):
+    class Live(anywidget.AnyWidget):
         _esm, _css = page["esm"], page["css"]
 
-        def _ipython_display_(self, **_: Any) -> None:
-            data, metadata = View._repr_mimebundle_(self)
+        def _ipython_display_(self: Any, **_: Any) -> None:
+            data, metadata = self._repr_mimebundle_()
             display(data, metadata=metadata, raw=True)
             display({"text/html": self.without_kernel()}, raw=True)
 
@@ -113,7 +121,7 @@ def live(core: Any, name: str, *traits: str) -> Any:
             content = packed(page | {"traits": traits, "twin": twin})
             return f'<div class="nas-twin"><!--{content}--><script>{_LOADER}</script></div>'
 
-    return Live
+    return (Live,)
 
 
 _LOADER = (
@@ -124,26 +132,26 @@ _LOADER = (
 )
 
 
-def plain(core: Any) -> Any:
-    """A widget class of `core` where anywidget is missing: picture, slider and status.
+def _plain() -> tuple[type, ...]:
+    """Where anywidget is missing: the still picture and a slider; it needs a running kernel.
 
-    It needs a running kernel; edges are switched from Python (`view.mask = …`).
+    Edges are switched from Python (`view.mask = …`).
     """
 
-    class Plain(core, ipywidgets.VBox):
+    class Plain(ipywidgets.VBox):
         def __init__(self, *args: Any, **kwargs: Any):
             from nas_core.viz.static import to_png
 
             super().__init__(*args, **kwargs)
-            image, status = ipywidgets.Image(format="png"), ipywidgets.HTML()
-            slider = ipywidgets.IntSlider(min=0, max=self.last_frame, description="frame")
+            image = ipywidgets.Image(format="png")
+            slider = ipywidgets.IntSlider(min=0, max=self._spec["count"] - 1, description="frame")
             ipywidgets.link((self, "frame"), (slider, "value"))
+            self.children = [image, slider]
 
             def draw(_: Any = None) -> None:
-                image.value, status.value = to_png(self.figure()), escape(self.status())
+                image.value = to_png(self.figure())
 
-            self.children = [image, slider, status]
             self.observe(draw, [n for n in ("mask", "frame") if self.has_trait(n)])
             draw()
 
-    return Plain
+    return (Plain,)

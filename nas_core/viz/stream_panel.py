@@ -13,13 +13,14 @@ import traitlets as t
 from torch import Tensor
 
 from nas_core.viz.geometry import PALETTE, short
-from nas_core.viz.page import View, anywidget, live, plain
+from nas_core.viz.page import View, anywidget, live
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class StreamPanelCore(View):
+@live("stream_panel")
+class StreamPanel(View):
     """Scrub through a recording.
 
     Args:
@@ -61,6 +62,7 @@ class StreamPanelCore(View):
         envelope = np.array([b.max() for b in bins])
         self._spec = {
             "title": title,
+            "count": steps,
             "seconds": round(len(sound) / rate, 3),
             "envelope": (envelope / max(1e-6, envelope.max())).round(2).tolist(),
             "times": [round(float(ms) / 1000, 3) for ms in times_ms],
@@ -83,29 +85,12 @@ class StreamPanelCore(View):
 
     @t.validate("frame")
     def _within(self, proposal: Any) -> int:
-        return int(min(max(0, proposal["value"]), len(self._spec["times"]) - 1))
+        return int(min(max(0, proposal["value"]), self._spec["count"] - 1))
 
     def __repr__(self) -> str:
         spec = self._spec
         steps, found = len(spec["times"]), len(spec["found"])
         return f"StreamPanel({spec['title']}: {steps} steps, {found} detections)"
-
-    @property
-    def last_frame(self) -> int:
-        return len(self._spec["times"]) - 1
-
-    def status(self) -> str:
-        """What the page says about the step that is shown."""
-        s, i = self._spec, self.frame
-        heard = int(np.argmax(s["posteriors"][i]))
-        facts = [
-            f"{s['times'][i]:.1f}–{s['times'][i] + 1:.1f} s",
-            f"{s['classes'][heard]} {s['posteriors'][i][heard]} %",
-            short(s["macs"][i], "macs"),
-        ]
-        if s["network"]:
-            facts.append(f"network in the graph {s['network'][i]}")
-        return " · ".join(facts)
 
     def figure(self, note: str = "") -> Figure:
         """What is shown now, as a matplotlib figure; `note` is a small line at the bottom."""
@@ -152,13 +137,6 @@ class StreamPanelCore(View):
         figure.supxlabel(note, x=0.99, ha="right", fontsize=6.5, color="#757575")
         sound.set_title(s["title"], fontsize=10, pad=14)
         return figure
-
-
-_Base: Any = live(StreamPanelCore, "stream_panel") if anywidget else plain(StreamPanelCore)
-
-
-class StreamPanel(_Base):
-    __doc__ = StreamPanelCore.__doc__
 
 
 def _data_uri(sound: np.ndarray, rate: int) -> str:

@@ -198,14 +198,12 @@ view.observe(lambda change: seen.append(change.new), "mask")
 before = view.children[0].value
 view.children[1].value = 1                      # the slider
 assert view.frame == 1 and view.mask.all() and view.children[0].value != before
-view.mask = torch.ones(len(graph)).bool()
-assert f"{len(graph)} of {len(graph)} edges" in view.children[2].value
-assert "over the budget" in view.children[2].value and len(seen) == 1
+drawn = view.children[0].value
+view.mask = graph.reachable(torch.arange(len(graph)) != 3)
+assert view.children[0].value != drawn and len(seen) == 2
 view.sample()
 assert view.most_probable().mask.all()
-Named = type("<i>", (), {"__call__": lambda self, mask: mask.sum(1).double()})
-names = ArchView(graph, cost=Named(), budget=1)
-assert "&lt;i&gt;" in names.children[2].value and "<i>" not in names.children[2].value
+assert "HTML" not in [type(child).__name__ for child in view.children]  # nothing to escape
 data = view._repr_mimebundle_()
 data = data[0] if isinstance(data, tuple) else data
 assert data["text/plain"] == repr(view) and "image/png" in data
@@ -213,9 +211,9 @@ assert ParetoPanel(graph, [view.mask], [1.0], [2.0]).frame == 0
 from nas_core.viz.stream_panel import StreamPanel
 sound = StreamPanel(torch.randn(32000), torch.eye(4).numpy(), [0, 200, 400, 600], range(4), "abcd",
                     view=view)
-picture, slider, says = sound.children
+picture, slider = sound.children
 before, slider.value = picture.value, 3
-assert sound.frame == view.frame == 3 and picture.value != before and "1.6 s" in says.value
+assert sound.frame == view.frame == 3 and picture.value != before
 print("same interface")
 """
 
