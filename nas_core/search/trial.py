@@ -60,20 +60,22 @@ def shortlist(
     affordable = masks.any(1) & (prices <= budget)
     masks, prices = masks[affordable], prices[affordable]
     masks = masks[prices.argsort(descending=True, stable=True)[:compared]]
-    norms = [m for m in supernet.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    before = [(norm.training, norm.momentum) for norm in norms]
-    training = supernet.training
-    supernet.eval()
+    modules = list(supernet.modules())
+    modes = [module.training for module in modules]
+    norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    tracked = [norm.track_running_stats for norm in norms]
     try:
-        for norm in norms:
-            norm.training, norm.momentum = True, 0.0  # leaves the running statistics as they are
+        supernet.eval()
+        for norm in norms:  # statistics of the batch, while the running ones stay as they are
+            norm.training, norm.track_running_stats = True, False
         losses = [
-            evaluate(lambda x, m=mask: supernet(x, m), examples.val)["loss"] for mask in masks
+            evaluate(lambda x, mask=mask: supernet(x, mask), examples.val)["loss"] for mask in masks
         ]
     finally:
-        supernet.train(training)
-        for norm, (mode, momentum) in zip(norms, before, strict=True):
-            norm.training, norm.momentum = mode, momentum
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+        for norm, tracks in zip(norms, tracked, strict=True):
+            norm.track_running_stats = tracks
     order = sorted(range(len(masks)), key=losses.__getitem__)[:size]
     return [Architecture.from_mask(graph, masks[n]) for n in order]
 
