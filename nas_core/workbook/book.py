@@ -110,23 +110,6 @@ class Book:
     def ready(self) -> list[Chapter]:
         return [c for c in self.chapters.values() if c.status == "ready"]
 
-    def map(self) -> Any:
-        """Parts as rows, ready chapters as links; to end a cell with."""
-        from IPython.display import HTML
-
-        rows = []
-        for part, title in self.parts.items():
-            boxes = []
-            for chapter in [c for c in self.chapters.values() if c.part == part]:
-                words = f"{chapter.number} · {chapter.title}"
-                if chapter.status == "ready":
-                    words = f'<a href="{chapter.path.name}">{words}</a>'
-                after = ", ".join(str(self.chapters[n].number) for n in chapter.needs)
-                boxes.append(f"{words}<br><small>{f'after {after}' if after else ''}</small>")
-            cells = "".join(f'<td style="text-align: left">{box}</td>' for box in boxes)
-            rows.append(f'<tr><th style="text-align: left">{title}</th>{cells}</tr>')
-        return HTML(f"<table>{''.join(rows)}</table>")
-
     def find(self, which: str | int) -> Chapter:
         """The chapter of this number (3, "03"), name or part of a name."""
         text = str(which).removesuffix(".ipynb")

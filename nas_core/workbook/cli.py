@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import errno
+import itertools
 import os
 import platform
 import shutil
@@ -13,13 +14,10 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nas_core import __version__
 from nas_core.workbook.book import Book, BookError
-
-if TYPE_CHECKING:
-    from nas_core.workbook.runner import Job, Outcome
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -134,6 +132,8 @@ def run(args: argparse.Namespace) -> int:
     kept; --fresh executes it again. Exit code: 0 when all passed, 1 when one did not, 2 for wrong
     input, 130 after Ctrl-C.
     """
+    from tqdm import tqdm
+
     from nas_core.workbook import runner
 
     book = Book.load()
@@ -153,19 +153,30 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.fresh:
         for job in jobs:
-            shutil.rmtree(job.build / "checkpoints" / job.chapter.name, ignore_errors=True)
+            folder = book.root / "build" / "checkpoints" / job.chapter.name
+            shutil.rmtree(folder, ignore_errors=True)
     parallel = args.jobs
     if parallel is None:
         parallel = min(2, os.cpu_count() or 1) if args.profile == "smoke" else 1
-    progress = _Progress(len(jobs))
-    outcomes = runner.run(
-        jobs,
-        parallel=parallel,
-        fresh=args.fresh,
-        cell_started=progress.cell,
-        finished=progress.finished,
-    )
-    progress.bar.close()
+    # A bar on a terminal; one line per finished chapter everywhere.
+    bar = tqdm(total=len(jobs), unit="chapter", disable=None, leave=False, dynamic_ncols=True)
+
+    def cell_started(job: runner.Job, cell: int, cells: int) -> None:
+        bar.set_description(f"{job.label}, cell {cell} of {cells}")
+
+    done = itertools.count(1)
+
+    def finished(o: runner.Outcome) -> None:
+        bar.update()
+        line = f"[{next(done)}/{len(jobs)}] {o.chapter} {o.verdict}"
+        line += f" ({o.minutes:.2f} min, {o.peak_mb:.0f} MB)" + f": {o.message}" * bool(o.message)
+        bar.write(line, file=sys.stdout)
+        sys.stdout.flush()
+
+    with bar:
+        outcomes = runner.run(
+            jobs, parallel=parallel, fresh=args.fresh, cell_started=cell_started, finished=finished
+        )
     if args.write:
         for job, outcome in zip(jobs, outcomes, strict=True):
             runner.write_into_book(job, outcome)
@@ -184,31 +195,6 @@ def literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
-
-
-class _Progress:
-    """A bar over the cells on a terminal; one line per finished chapter everywhere."""
-
-    def __init__(self, chapters: int):
-        from tqdm import tqdm
-
-        self.chapters, self.done = chapters, 0
-        self.cells: dict[str, tuple[int, int]] = {}
-        quiet = not sys.stderr.isatty()
-        self.bar = tqdm(total=0, unit="cell", disable=quiet, leave=False, dynamic_ncols=True)
-
-    def cell(self, job: Job, cell: int, cells: int) -> None:
-        self.cells[job.label] = (cell, cells)
-        self.bar.total = sum(of for _, of in self.cells.values())
-        self.bar.n = sum(n - 1 for n, _ in self.cells.values())
-        self.bar.set_description(job.chapter.name)
-
-    def finished(self, outcome: Outcome) -> None:
-        self.done += 1
-        line = f"[{self.done}/{self.chapters}] {outcome.chapter} {outcome.verdict}"
-        line += f" ({outcome.minutes:.2f} min, {outcome.peak_mb:.0f} MB)"
-        self.bar.write(line + (f": {outcome.message}" if outcome.message else ""), file=sys.stdout)
-        sys.stdout.flush()
 
 
 def test(args: argparse.Namespace) -> int:

@@ -10,6 +10,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import nbformat
+
 from nas_core.workbook import notebooks
 from nas_core.workbook.book import Book, BookError
 
@@ -29,7 +31,7 @@ class Trouble(Exception):
 def examine(book: Book | None = None) -> list[tuple[str, bool, str]]:
     """(item, whether it works, what was found or what to do), in order."""
     items = {
-        "Python": _python,
+        "Python": lambda: f"{platform.python_version()} in {Path(sys.prefix).name}",
         "torch": _torch,
         "torchvision": _torchvision,
         "torchaudio": _torchaudio,
@@ -45,7 +47,7 @@ def examine(book: Book | None = None) -> list[tuple[str, bool, str]]:
     for name, check in items.items():
         try:
             rows.append((name, True, check()))
-        except Trouble as trouble:
+        except (Trouble, BookError) as trouble:
             rows.append((name, False, str(trouble)))
         except Exception as error:  # a broken installation fails in many ways
             rows.append((name, False, f"{type(error).__name__}: {error}"))
@@ -55,9 +57,8 @@ def examine(book: Book | None = None) -> list[tuple[str, bool, str]]:
 def report(rows: list[tuple[str, bool, str]]) -> str:
     """One line per item: `[OK]   torch       2.14.1`."""
     width = max(len(name) for name, _, _ in rows)
-    return "\n".join(
-        f"{'[OK]' if good else '[FAIL]':6} {name:{width}}  {text}" for name, good, text in rows
-    )
+    marks = {True: "[OK]", False: "[FAIL]"}
+    return "\n".join(f"{marks[good]:6} {name:{width}}  {text}" for name, good, text in rows)
 
 
 def trust_chapters(book: Book) -> list[str]:
@@ -70,7 +71,7 @@ def trust_chapters(book: Book) -> list[str]:
 
     notary, lines, signed = NotebookNotary(), [], 0
     for chapter in book.ready:
-        nb, committed = notebooks.read(chapter.path), _committed(book, chapter.path)
+        nb, committed = notebooks.read(chapter.path), _committed(chapter.path)
         if committed is None:
             lines.append(f"warning: {chapter.path.name} cannot be compared: the book is not in git")
         elif committed != nb:
@@ -87,30 +88,19 @@ def trust_chapters(book: Book) -> list[str]:
     return [*lines, f"trusted {signed} of {len(book.ready)} chapters: their outputs may show"]
 
 
-def _committed(book: Book, path: Path) -> notebooks.NotebookNode | None:
+def _committed(path: Path) -> nbformat.NotebookNode | None:
     """The notebook in git's last commit, or None where there is none to compare with."""
-    name = path.relative_to(book.root).as_posix()
+    command = ["git", "-C", str(path.parent), "show", f"HEAD:./{path.name}"]
     try:
-        shown = subprocess.run(
-            ["git", "-C", str(book.root), "show", f"HEAD:./{name}"], capture_output=True
-        )
-    except OSError:  # git is not installed
+        text = subprocess.run(command, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):  # no git, or nothing committed
         return None
-    if shown.returncode:
-        return None
-    return notebooks.parse(shown.stdout.decode("utf-8"))
+    return nbformat.reads(text.decode("utf-8"), as_version=4)
 
 
 def _minor(version: str) -> tuple[int, int]:
     major, minor = version.split("+")[0].split(".")[:2]
     return int(major), int(minor)
-
-
-def _python() -> str:
-    found = sys.version_info[:2]
-    if found < (3, 11):
-        raise Trouble(f"{platform.python_version()}; the book needs 3.11 or newer")
-    return f"{platform.python_version()} in {Path(sys.prefix).name}"
 
 
 def _torch() -> str:
@@ -147,8 +137,7 @@ def _torchaudio() -> str:
     import torchaudio
 
     b, a = torch.tensor([1.0, 0.0]), torch.tensor([1.0, -0.5])
-    impulse = torch.tensor([1.0, 0.0, 0.0])
-    filtered = torchaudio.functional.lfilter(impulse, a, b, clamp=False)
+    filtered = torchaudio.functional.lfilter(torch.tensor([1.0, 0.0, 0.0]), a, b, clamp=False)
     if not torch.allclose(filtered, torch.tensor([1.0, 0.5, 0.25])):
         raise Trouble(f"{found}: its compiled operators do not work; {PAIRS}")
     return f"{found}, works with torch {of_torch}"
@@ -184,20 +173,17 @@ def _widgets() -> str:
     import ipywidgets  # noqa: F401
 
     folder = Path(sys.prefix, "share", "jupyter", "labextensions")
-    names = ("@jupyter-widgets/jupyterlab-manager", "anywidget")
-    if missing := [name for name in names if not (folder / name).is_dir()]:
+    paths = (folder / "@jupyter-widgets" / "jupyterlab-manager", folder / "anywidget")
+    if missing := [path.name for path in paths if not path.is_dir()]:
         raise Trouble(
-            f"JupyterLab lacks the extension {', '.join(Path(m).name for m in missing)}: "
+            f"JupyterLab lacks the extension {', '.join(missing)}: "
             "pip install --force-reinstall jupyterlab_widgets anywidget"
         )
     return ", ".join(f"{p} {metadata.version(p)}" for p in ("ipywidgets", "anywidget"))
 
 
 def _book(book: Book | None) -> str:
-    try:
-        book = book or Book.load()
-    except BookError as error:
-        raise Trouble(str(error)) from error
+    book = book or Book.load()
     if missing := [c.name for c in book.ready if not c.path.is_file()]:
         raise Trouble(f"there is no notebook for {', '.join(missing)}; fetch the book again")
     return f"{len(book.ready)} chapters ready, {len(book.chapters)} planned in all"

@@ -24,15 +24,11 @@ _ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")  # of a widget model
 def read(path: str | Path) -> NotebookNode:
     """A notebook of format 4; raises `BookError` when the file is missing or damaged."""
     try:
-        return parse(Path(path).read_text(encoding="utf-8"))
+        return nbformat.reads(Path(path).read_text(encoding="utf-8"), as_version=4)
     except FileNotFoundError:
         raise BookError(f"there is no notebook {path}") from None
     except Exception as error:  # nbformat raises many kinds
         raise BookError(f"{path} is no readable notebook: {error}") from error
-
-
-def parse(text: str) -> NotebookNode:
-    return nbformat.reads(text, as_version=4)
 
 
 def write(nb: NotebookNode, path: str | Path) -> None:
@@ -103,16 +99,8 @@ def arranged(nb: NotebookNode) -> NotebookNode:
 def without_outputs(nb: NotebookNode) -> NotebookNode:
     """A copy as an author wrote it: no outputs, counts or traces of an execution."""
     copy = nbformat.from_dict(json.loads(json.dumps(nb)))
-    copy.metadata = nbformat.from_dict(
-        {
-            "kernelspec": {
-                "display_name": "Python 3 (ipykernel)",
-                "language": "python",
-                "name": "python3",
-            },
-            "language_info": {"name": "python"},
-        }
-    )
+    kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    copy.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
     seen: set[str] = set()
     for cell in copy.cells:
         cell.metadata = nbformat.from_dict(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import hashlib
-import io
 import json
 import os
 import subprocess
@@ -16,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import psutil
 
@@ -69,43 +68,38 @@ class Job:
 
     @property
     def seconds(self) -> float:
-        given = self.limit or self.chapter.limits.get(self.profile)
-        return float(given or LIMITS[self.profile])
+        return float(self.limit or self.chapter.limits.get(self.profile) or LIMITS[self.profile])
 
     @property
     def label(self) -> str:
         """Name of the files of this run: chapter, profile unless smoke, hash of parameters."""
         text = json.dumps(self.parameters, sort_keys=True)
-        parts = [self.chapter.name]
-        parts += [self.profile] if self.profile != "smoke" else []
-        parts += [hashlib.sha256(text.encode()).hexdigest()[:8]] if self.parameters else []
-        return ".".join(parts)
-
-    @property
-    def build(self) -> Path:
-        return self.chapter.root / "build"
+        profile = "" if self.profile == "smoke" else f".{self.profile}"
+        mark = f".{hashlib.sha256(text.encode()).hexdigest()[:8]}" if self.parameters else ""
+        return self.chapter.name + profile + mark
 
     @property
     def output(self) -> Path:
-        return self.build / "notebooks" / f"{self.label}.ipynb"
+        return self.chapter.root / "build" / "notebooks" / f"{self.label}.ipynb"
 
     @property
     def record(self) -> Path:
-        return self.build / "runs" / f"{self.label}.json"
+        return self.chapter.root / "build" / "runs" / f"{self.label}.json"
 
     def key(self) -> str:
         """Hash of everything that the outputs depend on: cells, parameters, library, data.
 
         Larger profiles write results themselves, so only smoke, which replays them, counts them.
         """
+        packages = ("torch", "torchvision", "torchaudio", "numpy", "scikit-learn", "pandas")
+        versions = [sys.version, *map(metadata.version, packages)]  # importing would take seconds
+        settings = [self.injected(), self.chapter.profile(self.profile), versions]
         digest = hashlib.sha256(notebooks.fingerprint(self.source()).encode())
-        settings = [self.injected(), self.chapter.profile(self.profile), _versions()]
         digest.update(json.dumps(settings, sort_keys=True).encode())
         root, library = self.chapter.root, Path(__file__).resolve().parents[1]
-        files = [p for end in ("py", "js", "css", "yaml") for p in library.rglob(f"*.{end}")]
+        files = [p for p in library.rglob("*") if p.suffix in (".py", ".js", ".css", ".yaml")]
         files += (root / "notebooks" / "checks").glob("*.py")
-        for folder in SHIPPED_DATA:
-            files += (p for p in (root / folder).rglob("*") if p.is_file())
+        files += (p for folder in SHIPPED_DATA for p in (root / folder).rglob("*") if p.is_file())
         others = root / "data" / "results"  # of which only those of this chapter count
         mine = self.chapter.results if self.profile == "smoke" else None
         for path in sorted(files):
@@ -187,68 +181,62 @@ def _execute(job: Job, stop: threading.Event, cell_started: Report | None) -> Ou
     job.record.unlink(missing_ok=True)
     key, began = job.key(), time.monotonic()
     notebooks.write(_parameterized(job), job.output)
-    words = map(str, (job.output, job.chapter.path.parent, os.getpid()))
     settings = COMPARABLE if job.profile == "smoke" else FAST
-    worker = subprocess.Popen(
-        [sys.executable, "-m", "nas_core.workbook.worker", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        env={
-            **os.environ,
-            **settings,
-            **own_kernel(job.build),
-            "NAS_BOOK": str(job.chapter.root),
-        },
-        start_new_session=True,  # Ctrl-C reaches the runner alone, which then ends the worker
-    )
-    assert worker.stdout and worker.stderr
+    settings = {**settings, **own_kernel(job.chapter.root / "build")}
+    words = map(str, (job.output, job.chapter.path.parent, os.getpid()))
+    log = job.record.with_suffix(".log")
+    write_atomic(log, "")
+    with log.open("w") as errors:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "nas_core.workbook.worker", *words],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, **settings, "NAS_BOOK": str(job.chapter.root)},
+            start_new_session=True,  # Ctrl-C reaches the runner alone, which then ends the worker
+        )
     cell = cells = peak = 0
     result: dict[str, Any] | None = None
-    errors: list[str] = []
 
-    def read_events(stream: IO[str]) -> None:
+    def read_events() -> None:
         nonlocal cell, cells, result
-        for line in stream:
+        for line in worker.stdout or ():
             event = json.loads(line)
-            if "cell" in event:
-                cell, cells = event["cell"], event["of"]
-                if cell_started:
-                    cell_started(job, cell, cells)
-            else:
+            if "error" in event:
                 result = event
+                continue
+            cell, cells = event["cell"], event["of"]
+            if cell_started:
+                cell_started(job, cell, cells)
 
-    readers = [
-        threading.Thread(target=read_events, args=(worker.stdout,)),
-        threading.Thread(target=lambda: errors.extend(worker.stderr or ())),
-    ]
-    for reader in readers:
-        reader.start()
+    reader = threading.Thread(target=read_events)
+    reader.start()
     ended = ""
     while worker.poll() is None:
         used, resident = _measure(worker.pid)
         peak = max(peak, resident)
         if stop.is_set():
-            ended = "stopped"
-        elif used > job.seconds or time.monotonic() - began > WALL * job.seconds:
-            ended = "TIMEOUT"
+            ended = f"in cell {cell} of {cells}"
+        elif used > job.seconds:
+            ended = f"time limit of {job.seconds:g} s of processor time reached"
+        elif time.monotonic() - began > WALL * job.seconds:
+            ended = f"time limit of {WALL * job.seconds:g} s of waiting reached"
         if ended:
-            _kill_tree(worker)
+            for process in reversed(_tree(worker.pid)):
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            worker.wait()
         time.sleep(0.1)
-    for reader in readers:
-        reader.join()
-    at = f"in cell {cell} of {cells}"
-    if ended == "TIMEOUT":
-        limit = f"{job.seconds:g} s of processor time"
-        if used <= job.seconds:
-            limit = f"{WALL * job.seconds:g} s of waiting"
-        outcome.verdict, outcome.message = ended, f"time limit of {limit} reached {at}"
+    reader.join()
+    where = f"in cell {cell} of {cells}"
+    if stop.is_set() and ended:
+        outcome.message = where
     elif ended:
-        outcome.message = at
+        outcome.verdict, outcome.message = "TIMEOUT", f"{ended} {where}"
     elif result is None:
-        outcome.verdict = "FAILED"
-        outcome.message = f"the worker died {at}: {' '.join(e.strip() for e in errors[-3:])}"
+        last = " ".join(log.read_text(errors="replace").split("\n")[-4:])
+        outcome.verdict, outcome.message = "FAILED", f"the worker died {where}: {last}"
     else:
         peak = max(peak, result["peak_bytes"])
         outcome.verdict = "FAILED" if result["error"] else "passed"
@@ -288,68 +276,37 @@ def _parameterized(job: Job) -> Any:
     return nb
 
 
+def _tree(pid: int) -> list[psutil.Process]:
+    """A process and all that it has started, as far as they still run."""
+    with contextlib.suppress(psutil.Error):
+        return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    return []
+
+
 def _measure(pid: int) -> tuple[float, int]:
     """Processor seconds of a worker's process tree so far, and resident bytes of its children."""
     seconds, resident = 0.0, 0
-    try:
-        worker = psutil.Process(pid)
-        for process in [worker, *worker.children(recursive=True)]:
-            try:
-                seconds += sum(process.cpu_times()[:4])  # own and of ended children, user + system
-                resident += process.memory_info().rss if process.pid != pid else 0
-            except psutil.Error:
-                continue
-    except psutil.Error:
-        pass
+    for process in _tree(pid):
+        with contextlib.suppress(psutil.Error):
+            seconds += sum(process.cpu_times()[:4])  # own and of ended children, user + system
+            resident += process.memory_info().rss if process.pid != pid else 0
     return seconds, resident
 
 
-def _kill_tree(process: subprocess.Popen[str]) -> None:
-    try:
-        children = psutil.Process(process.pid).children(recursive=True)
-    except psutil.Error:
-        children = []
-    for child in children:
-        try:
-            child.kill()
-        except psutil.Error:
-            continue
-    process.kill()
-    process.wait()
-
-
-def _versions() -> dict[str, str]:
-    """Of what outputs depend on, read without importing it: importing takes seconds."""
-    found = {"python": sys.version.split()[0]}
-    for package in ("torch", "torchvision", "torchaudio", "numpy", "scikit-learn", "pandas"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-_COLUMNS = ("chapter", "profile", "verdict", "minutes", "peak MB", "cells", "message")
-
-
 def summary(outcomes: Sequence[Outcome], folder: Path) -> str:
-    """The table at the end of a run, as Markdown; also written as summary.md and summary.csv."""
-    full = [_COLUMNS, *((*_row(o), o.message) for o in outcomes)]
-    rows = [(*row[:-1], row[-1].replace("|", "/").split("\n")[0][:100]) for row in full]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
+    """The table at the end of a run, in Markdown; also written as `summary.md`."""
+    rows = [("chapter", "profile", "verdict", "minutes", "peak MB", "cells", "message")]
+    for o in outcomes:
+        message = o.message.replace("|", "/").split("\n")[0][:100]
+        numbers = f"{o.minutes:.2f}", f"{o.peak_mb:.0f}", o.cells, message
+        rows.append((o.chapter, o.profile, o.verdict, *numbers))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rules = ["-" * width for width in widths]
     lines = [
-        "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |"
-        for row in rows
+        f"| {' | '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))} |"
+        for row in (rows[0], rules, *rows[1:])
     ]
-    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
     passed, minutes = sum(o.good for o in outcomes), sum(o.minutes for o in outcomes)
     lines += ["", f"{passed} of {len(outcomes)} passed, {minutes:.1f} minutes"]
-    text = io.StringIO()
-    csv.writer(text).writerows(full)
-    write_atomic(folder / "summary.csv", text.getvalue())
     write_atomic(folder / "summary.md", "\n".join(lines) + "\n")
     return "\n".join(lines)
-
-
-def _row(o: Outcome) -> tuple[str, ...]:
-    return (o.chapter, o.profile, o.verdict, f"{o.minutes:.2f}", f"{o.peak_mb:.0f}", o.cells)

@@ -48,17 +48,13 @@ def main(path: str, folder: str, parent: str) -> None:
     except Exception as failure:  # a kernel that dies or does not start
         error = f"{type(failure).__name__}: {failure}"
     notebooks.write(nb, path)
-    events.write(json.dumps({"error": error, "peak_bytes": _largest_child()}) + "\n")
-
-
-def _largest_child() -> int:
-    """Peak resident bytes of the largest child that has ended, the kernel, or 0 if unknown."""
-    try:
+    peak = 0  # resident bytes of the kernel, which has ended; unknown on Windows
+    if sys.platform != "win32":
         import resource
-    except ImportError:  # Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024)
+
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        peak *= 1 if sys.platform == "darwin" else 1024
+    events.write(json.dumps({"error": error, "peak_bytes": peak}) + "\n")
 
 
 def _die_with_parent(parent: int) -> None:

@@ -1,12 +1,15 @@
 """What the tests of the chapters share: their bands, their exercises, controls that must fail."""
 
+import ast
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nas_core.workbook import Book, bands, notebooks, separates
-from nas_core.workbook.expectations import Band
+from nas_core.workbook import Book, notebooks
+
+Band = tuple[float, float]
 
 
 def claimed(chapter: str) -> dict[str, Band]:
@@ -39,3 +42,44 @@ def exercises(chapter: str, kind: str, **names: Any) -> dict[str, Any]:
         if tag in notebooks.tags(cell):
             exec(cell.source, names)
     return names
+
+
+def bands(notebook: str | Path) -> dict[str, Band]:
+    """Every band that a notebook claims: name of the expectation -> (lo, hi).
+
+    Read from the source without executing it, for tests that put a negative control against each
+    band. Raises `ValueError` where a band is not literal or a name appears twice.
+    """
+    found: dict[str, Band] = {}
+    for index, cell in enumerate(notebooks.code_cells(notebooks.read(notebook))):
+        for call in _expectations(cell.source):
+            where = f"{Path(notebook).name}, code cell {index + 1}"
+            try:
+                arguments = dict(zip(("name", "value", "lo", "hi"), call.args, strict=False))
+                arguments |= {str(k.arg): k.value for k in call.keywords}
+                name = ast.literal_eval(arguments["name"])
+                lo, hi = (float(ast.literal_eval(arguments[k])) for k in ("lo", "hi"))
+            except (KeyError, ValueError, TypeError) as error:
+                raise ValueError(
+                    f"{where}: expect() needs a literal name and literal bounds"
+                ) from error
+            if name in found:
+                raise ValueError(f"{where}: expect() has the name {name!r} a second time")
+            found[name] = (lo, hi)
+    return found
+
+
+def separates(band: Band, control: float) -> bool:
+    """Whether a band tells the claim from its negative control.
+
+    The control lies outside, and half the band's width is smaller than half the distance from
+    the band's middle to the control.
+    """
+    lo, hi = band
+    half, distance = (hi - lo) / 2, abs(control - (lo + hi) / 2)
+    return not lo <= control <= hi and half < distance / 2
+
+
+def _expectations(source: str) -> list[ast.Call]:
+    calls = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call)]
+    return [c for c in calls if ast.unparse(c.func).split(".")[-1] == "expect"]

@@ -14,8 +14,8 @@ from nbformat import NotebookNode
 
 from nas_core.workbook import notebooks
 from nas_core.workbook.book import Book, BookError, Chapter
-from nas_core.workbook.expectations import bands
 from nas_core.workbook.notebooks import tags
+from tests.notebooks.book import bands
 
 # The first cell of each section carries its tag; the sections come in this order.
 ANATOMY = (

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from nas_core import costs, search, supernet
-from nas_core.workbook import Book, bands, checks, notebooks, separates
-from tests.notebooks.book import exercises
+from nas_core.workbook import Book, checks, notebooks
+from tests.notebooks.book import bands, exercises, separates
 
 CHAPTER = Book.load().find(0)
 BANDS = bands(CHAPTER.path)

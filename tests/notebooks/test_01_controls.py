@@ -12,8 +12,8 @@ from nas_core.search import strategies as st
 from nas_core.search.tabular import CellTable
 from nas_core.spaces.cells import cell_architecture, cell_network
 from nas_core.training import evaluate
-from nas_core.workbook import chapter, separates
-from tests.notebooks.book import assert_all_named, claimed
+from nas_core.workbook import chapter
+from tests.notebooks.book import assert_all_named, claimed, separates
 
 CHAPTER = "01_search_strategies"
 CLAIMED = claimed(CHAPTER)

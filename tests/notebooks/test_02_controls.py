@@ -20,8 +20,7 @@ from nas_core.search.exact import (
 )
 from nas_core.spaces import scalar_network
 from nas_core.supernet import BernoulliSampler, ChoiceSampler
-from nas_core.workbook import separates
-from tests.notebooks.book import claimed, each_mistake
+from tests.notebooks.book import claimed, each_mistake, separates
 
 BANDS = claimed("02")
 

@@ -12,8 +12,8 @@ from nas_core.search.trial import Setup, search_trial
 from nas_core.spaces import kept_by_group, plain_resnet, resnet_fabric
 from nas_core.supernet import Architecture, BernoulliSampler
 from nas_core.training import evaluate
-from nas_core.workbook import chapter, separates
-from tests.notebooks.book import assert_all_named, claimed
+from nas_core.workbook import chapter
+from tests.notebooks.book import assert_all_named, claimed, separates
 
 CHAPTER = "03_budgeted_super_networks"
 CLAIMED = claimed(CHAPTER)

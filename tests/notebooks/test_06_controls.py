@@ -14,8 +14,7 @@ from nas_core.audio import (
     score,
     synthetic_corpus,
 )  # fmt: skip
-from nas_core.workbook import separates
-from tests.notebooks.book import claimed, each_mistake
+from tests.notebooks.book import claimed, each_mistake, separates
 
 BANDS = claimed("06")
 STAGES = MFCC().stages(0.1 * torch.randn(16_000, generator=torch.Generator().manual_seed(0)))

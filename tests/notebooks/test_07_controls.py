@@ -7,8 +7,7 @@ import torch
 
 from nas_core.adaptive import SanasConfig, returns, summarise, train, window_table
 from nas_core.adaptive.probe import ProbeStreams, probe_network
-from nas_core.workbook import separates
-from tests.notebooks.book import claimed, each_mistake
+from tests.notebooks.book import claimed, each_mistake, separates
 
 BANDS = claimed("07")
 CHANGE = 0.15

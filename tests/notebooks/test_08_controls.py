@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from nas_core.workbook import separates
-from tests.notebooks.book import claimed, each_mistake
+from tests.notebooks.book import claimed, each_mistake, separates
 from tests.notebooks.lifelong import Life
 
 BANDS = claimed("08")

@@ -73,6 +73,16 @@ def test_entries_of_meta_yaml(chapter):
         assert {"read", "smoke"} <= set(chapter.minutes)
 
 
+def test_the_map_in_chapter_00_is_that_of_meta_yaml():
+    prose = "\n".join(c.source for c in notebooks.read(BOOK.find(0).path).cells)
+    for chapter in BOOK.chapters.values():
+        after = ", ".join(str(BOOK.chapters[n].number) for n in chapter.needs) or "–"
+        name = f"{chapter.number} · {chapter.title}"
+        ready = chapter.status == "ready"
+        name = f"[{name}]({chapter.path.name})" if ready else f"*{name}* (planned)"
+        assert f"| {name} | {after} | {chapter.question} |" in prose
+
+
 def test_references_are_cited_by_key():
     keys = set(re.findall(r"@\w+\{([^,]+),", (BOOK.root / "notebooks/references.bib").read_text()))
     for chapter in BOOK.ready:

@@ -1,5 +1,6 @@
 """Throw-away books: a folder with meta.yaml and small notebooks."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import nbformat
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+CHECKS = Path(__file__).resolve().parents[2] / "notebooks" / "checks" / "__init__.py"
 PARAMETERS = 'PROFILE = "smoke"\nSEED = 0\nDEVICE = "cpu"\nSTEPS = 3'
 
 
@@ -21,7 +23,8 @@ def text(source: str, *tags: str):
 def make_book(root: Path, chapters: dict[str, list], **entries: dict[str, Any]) -> Path:
     """A book whose chapters have these cells after the parameters; `entries` change its meta."""
     folder = root / "notebooks"
-    folder.mkdir(parents=True)
+    (folder / "checks").mkdir(parents=True)
+    shutil.copy(CHECKS, folder / "checks")
     meta: dict[str, Any] = {
         "title": "A small book",
         "parts": [{"id": "I", "title": "The only part"}],

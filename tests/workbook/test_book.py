@@ -133,15 +133,6 @@ def test_damaged_meta(tmp_path, text, named):
     assert named in str(raised.value)
 
 
-def test_the_map_links_ready_chapters(tmp_path):
-    chapters = {NAME: [], "04_another": [], "11_later": []}
-    later = {"status": "planned", "needs": [NAME], "part": "I"}
-    html = Book.load(make_book(tmp_path / "b", chapters, **{"11_later": later})).map().data
-    assert f'<a href="{NAME}.ipynb">3 · {NAME}</a>' in html and "after 3" in html
-    assert '<a href="11_later' not in html and "11 · 11_later" in html
-    assert str(tmp_path) not in html
-
-
 def test_kernels_that_others_started_are_told(book, monkeypatch):
     cfg = chapter(NAME)
     assert "nas-workbook lab" not in cfg.environment()

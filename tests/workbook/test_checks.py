@@ -160,7 +160,7 @@ def test_same(got, want, told):
 
 def test_exercises_are_found_by_chapter():
     assert checks.ex_0_1.number == "0.1" and checks.ex_0_1 is checks.ex_0_1
-    with pytest.raises(AttributeError, match="chapter 99 has no checks"):
+    with pytest.raises(AttributeError, match="there are no checks .*ch99"):
         _ = checks.ex_99_1
     with pytest.raises(AttributeError, match="ex_0_99"):
         _ = checks.ex_0_99

@@ -1,19 +1,25 @@
 """doctor: an item per need, and what a broken environment is told."""
 
+import re
+import subprocess
 import sys
+import tomllib
 from collections import namedtuple
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
+import nbformat
 import pytest
 import torch
-import torchaudio
 import torchvision
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 
-from nas_core.workbook import Book, doctor
+from nas_core.workbook import Book, doctor, notebooks
 from nas_core.workbook.cli import main
 from tests.workbook.books import make_book
 
+ROOT = Path(__file__).resolve().parents[2]
 ITEMS = ["Python", "torch", "torchvision", "torchaudio", "device", "kernel", "widgets", "book"]
 ITEMS += ["notebook trust", "data root", "free disk"]
 
@@ -47,18 +53,60 @@ def test_trust_and_exit_code(book, capsys):
     assert main(["doctor"]) == 1  # what was not trusted as it is now
 
 
+def test_pairing_of_torchvision(book, monkeypatch):
+    monkeypatch.setattr(torchvision, "__version__", "0.20.0")
+    good, text = found(book)["torchvision"]
+    assert not good and 'pip install "torchvision==0.' in text and "0.20.0" in text
+
+
 @pytest.mark.parametrize(
-    ("module", "version", "item", "remedy"),
+    ("torch_version", "audio", "works"),
     [
-        (torchvision, "0.20.0", "torchvision", 'pip install "torchvision==0.'),
-        (torchaudio, "2.10.0", "torchaudio", 'pip install "torchaudio>=2.11'),
-        (torchaudio, "2.99.0", "torchaudio", 'pip install "torchaudio>=2.11'),
+        *[(f"2.{minor}.1+cpu", "2.11.0", True) for minor in (11, 12, 13, 14)],
+        ("2.15.0", "2.11.0", False),  # torchaudio itself fails at its import
+        ("2.14.1", "2.10.0", False),
+        ("2.14.1", "2.99.0", False),
     ],
 )
-def test_pairing(book, monkeypatch, module, version, item, remedy):
-    monkeypatch.setattr(module, "__version__", version)
-    good, text = found(book)[item]
-    assert not good and remedy in text and version in text
+def test_pairs_of_torch_and_torchaudio_are_named(book, monkeypatch, torch_version, audio, works):
+    versions = {"torch": torch_version, "torchaudio": audio}
+    told = SimpleNamespace(version=lambda name: versions.get(name) or metadata.version(name))
+    monkeypatch.setattr(doctor, "metadata", told)
+    good, text = found(book)["torchaudio"]
+    assert good is works and torch_version in text and audio in text
+    assert works or doctor.PAIRS in text
+
+
+def test_the_pairs_are_those_that_are_installed_with_the_book():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ranges = [d for d in project["dependencies"] if re.match("torch(audio)?>", d)]
+    assert len(ranges) == 2 and all(f'"{text}"' in doctor.PAIRS for text in ranges)
+
+
+def git(book, *words):
+    who = ("-c", "user.name=a", "-c", "user.email=a@b")
+    subprocess.run(["git", "-C", book.root, *who, *words], check=True, capture_output=True)
+
+
+def test_trust_signs_what_is_as_committed_and_tells_what_is_not(book, capsys):
+    assert main(["doctor", "--trust"]) == 0
+    assert "01_a.ipynb cannot be compared: the book is not in git" in capsys.readouterr().out
+    git(book, "init")
+    git(book, "add", ".")
+    git(book, "commit", "-m", "the book")
+    path = book.chapters["01_a"].path
+    nb = notebooks.read(path)
+    nb.cells[1].outputs = [nbformat.v4.new_output("display_data", {"text/html": "<script>"})]
+    notebooks.write(nb, path)
+    assert main(["doctor", "--trust"]) == 1
+    printed = capsys.readouterr().out
+    assert "NOT trusted: 01_a.ipynb differs from the committed one in cells 2;" in printed
+    assert "trusted 1 of 2 chapters" in printed and "02_b" not in printed
+    nb.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": {}}}
+    nb.cells[1].outputs = []
+    notebooks.write(nb, path)
+    assert main(["doctor", "--trust"]) == 1
+    assert "01_a.ipynb differs from the committed one in its metadata" in capsys.readouterr().out
 
 
 def test_compiled_operators_are_tried(book, monkeypatch):
@@ -108,3 +156,14 @@ def test_no_book_is_an_item(monkeypatch, tmp_path):
     good, text = found(None)["book"]
     assert not good and "NAS_BOOK" in text
     assert main(["doctor"]) == 1
+
+
+def test_no_view_is_created_that_a_browser_could_miss(book, monkeypatch):
+    """A view that is closed at once leaves "[anywidget] Failed to initialize model" in Lab."""
+    import ipywidgets
+
+    before = len(ipywidgets.Widget.get_manager_state()["state"])
+    opened = []
+    monkeypatch.setattr(ipywidgets.Widget, "open", lambda self: opened.append(self))
+    assert found(book)["widgets"][0]
+    assert not opened and len(ipywidgets.Widget.get_manager_state()["state"]) == before

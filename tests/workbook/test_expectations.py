@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from nas_core.workbook import ExpectationError, bands, expect, separates
+from nas_core.workbook import ExpectationError, expect
+from tests.notebooks.book import bands, separates
 from tests.workbook.books import code
 
 

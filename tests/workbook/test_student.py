@@ -27,7 +27,6 @@ def book(tmp_path, monkeypatch):
     root = make_book(tmp_path / "book", {NAME: cells()})
     (root / "data" / "results" / NAME).mkdir(parents=True)
     (root / "data" / "results" / NAME / "r.json").write_text("{}")
-    (root / "notebooks" / "checks").mkdir()
     (root / "notebooks" / "checks" / "ch03.py").write_text(
         "from nas_core.workbook.checks import exercise, same\n"
         "ex_3_1 = exercise('3.1', 'd')(lambda f: same(f(2), 4))\n"

@@ -68,5 +68,5 @@ def test_write_refuses_stderr_and_failures(book, capsys):
     notebooks.write(nb, path)
     before = path.read_bytes(), (book / "notebooks" / f"{BAD}.ipynb").read_bytes()
     assert main(["run", "1", "2", "--write"]) == 1
-    assert "writes to stderr: careful" in (book / "build" / "summary.csv").read_text()
+    assert "writes to stderr: careful" in (book / "build" / "summary.md").read_text()
     assert before == (path.read_bytes(), (book / "notebooks" / f"{BAD}.ipynb").read_bytes())
