@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from nas_core.files import write_atomic
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -34,7 +36,6 @@ def write_results(name: str, rows: list[dict]) -> Path:
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "rows": rows,
     }
-    RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_atomic(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return path

@@ -26,7 +26,8 @@ def write_atomic(path: str | Path, content: str | bytes | memoryview) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f".{_escape(path.name)}.{machine}.*.tmp"):
-            if not _is_running(int(left.name.split(".")[-3])):
+            pid = left.name.split(".")[-3]
+            if pid.isdigit() and not _is_running(int(pid)):
                 left.unlink(missing_ok=True)
         with open(partial, "wb") as file:
             file.write(data)

@@ -16,8 +16,6 @@ from nas_core.training.checkpoint import fingerprint
 from nas_core.training.loop import LoopResult, run_epochs
 from nas_core.training.tensors import Splits, TensorData
 
-Batches = Iterable[tuple[Tensor, Tensor]]
-
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -81,9 +79,9 @@ def make_optimizer(
         raise ValueError(f"momentum is {momentum}; it must be in 0…1, 1 excluded")
     if not 0 <= weight_decay < float("inf"):
         raise ValueError(f"weight_decay is {weight_decay}; it must be at least 0")
-    parameters = list(parameters)
-    groups = parameters if parameters and isinstance(parameters[0], dict) else None
-    groups = groups or [{"params": parameters}]
+    groups = list(parameters)
+    if not (groups and isinstance(groups[0], dict)):
+        groups = [{"params": groups}]
     if kind == "adam":
         return torch.optim.Adam(groups, lr=lr, weight_decay=weight_decay, fused=True)
     if kind == "sgd":
@@ -138,7 +136,7 @@ def descend(
 
 
 def train_epoch(
-    batches: Batches,
+    batches: Iterable[tuple[Tensor, Tensor]],
     loss: Callable[[Tensor, Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
     *,
