@@ -46,7 +46,8 @@ class BudgetConfig:
     """
 
     epochs: int = 300  # in all, warm-up included
-    warmup_epochs: int = 50  # with the whole super-network and no sampling
+    warmup_epochs: int = 50  # during which Γ does not learn
+    warmup_sampled: bool = False  # warm up on drawn architectures instead of the whole network
     batch_size: int = 128
     lr: float = 0.1  # of θ
     milestones: tuple[int, ...] = (150, 225)  # epochs before which lr is divided by 10
@@ -170,9 +171,13 @@ def budgeted(
         batches = data.train.batches(config.batch_size, seed=config.seed, epoch=epoch)
         for x, y in batches:
             steps += 1
-            if warm:
+            if warm and not config.warmup_sampled:
                 losses = losses_of(x, y, None)
                 cost_sum += space.full
+            elif warm:
+                mask = graph.reachable(sampler.sample(len(x), generator).mask)
+                losses = losses_of(x, y, mask)
+                cost_sum += price(cost, mask).mean().item()
             else:
                 sample = sampler.sample(len(x), generator)
                 mask = graph.reachable(sample.mask)  # [B, E]: dead ends cost and do nothing

@@ -30,6 +30,12 @@ def ex_3_1(answer: Any) -> Problem:
         tolerance=0,
         hints=[
             (
+                lambda got, want, i, o, s, k: (
+                    k == 2 and got - want == 9 * i * o * (s**2 - (s // k) ** 2)
+                ),
+                "the first convolution has the stride: count its pixels after it, not before",
+            ),
+            (
                 lambda got, want, *a: got == 2 * want,
                 "a multiply-add is one operation here, not two",
             ),
@@ -56,7 +62,7 @@ def ex_3_2(answer: Any) -> Problem:
         {
             "a budget in the middle": (loss, cost, 40.0, 5.0, 100.0),
             "λ = 0": (loss, cost, 40.0, 0.0, 100.0),
-            "a budget that nobody exceeds": (loss, cost, 95.0, 5.0, 100.0),
+            "a budget that nothing exceeds": (loss, cost, 95.0, 5.0, 100.0),
         },
         hints=[
             (

@@ -79,6 +79,17 @@ def test_history_and_probabilities():
     assert run.config["lam"] == 3 and run.seed == 0 and "torch" in run.versions
 
 
+def test_warm_up_on_drawn_architectures_leaves_gamma_alone():
+    """Choosing one of four operations, the sum of all four is a network that is never used."""
+    config = replace(CONFIG, epochs=4, warmup_sampled=True, gamma_lr=50.0)
+    net = xor_net()
+    sampler = ChoiceSampler.paths(net.graph)
+    run = search(config, net=net, sampler=sampler)
+    assert (run.history.cost_mean[:3] < 0.7 * FULL).all()  # one of four branches at a time
+    assert (run.probabilities[:3] == 1).all() and run.history.entropy[:3].tolist() == [0.0] * 3
+    assert run.history.loss[2] < run.history.loss[0]
+
+
 def test_same_seed_same_bits_other_seed_other_bits():
     a, b, c = search(), search(), search(replace(CONFIG, seed=1))
     assert a.history.equals(b.history) and torch.equal(a.probabilities, b.probabilities)

@@ -44,6 +44,11 @@ MISTAKES = [
     ("ex_3_1", lambda i, o, s, k: 2 * block_macs(i, o, s, k), "not two"),
     ("ex_3_1", lambda i, o, s, k: 9 * s * s * (i * o + o * o), "output"),
     ("ex_3_1", lambda i, o, s, k: 9 * ((s // k) ** 2 * i * o + s * s * o * o), "smaller"),
+    (
+        "ex_3_1",
+        lambda i, o, s, k: 9 * (s * s * i * o + (s // k) ** 2 * o * o),
+        "first convolution",
+    ),
     ("ex_3_1", lambda i, o, s, k: block_macs(i, o, s, k) // 9, "kernel"),
     ("ex_3_2", lambda d, c, b, lam, f: d + lam * (c - b) / f, "bonus"),
     ("ex_3_2", lambda d, c, b, lam, f: d + lam * (c - b).clamp(min=0), "full_cost"),
