@@ -6,6 +6,7 @@ python benchmarks/fabric_study.py --data mnist --seeds 0 1
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 from dataclasses import replace
@@ -81,7 +82,7 @@ def study(given: argparse.Namespace, cost_name: str, budget: float, seed: int) -
     }
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="mnist", choices=["mnist", "fashion_mnist", "cifar10"])
     parser.add_argument("--costs", nargs="+", default=["computation", "memory"], choices=COSTS)
@@ -97,10 +98,22 @@ def main() -> None:
     parser.add_argument("--lam", type=float, default=10.0)
     parser.add_argument("--gamma-lr", type=float, default=10.0)
     parser.add_argument("--gamma-momentum", type=float, default=0.9)
-    parser.add_argument("--max-logit", type=float, default=5.0)
+    parser.add_argument("--max-logit", type=float, default=5.0, help="0: γ is not bounded")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--name", required=True, help="of the file in data/results")
-    given = parser.parse_args()
+    return parser
+
+
+def configuration(argv: list[str]) -> dict:
+    """What the record of `python benchmarks/fabric_study.py *argv` says of its settings."""
+    given = vars(parser().parse_args(argv))
+    return given | {"max_logit": given["max_logit"] or None}
+
+
+def main() -> None:
+    argv = sys.argv[1:]
+    config = configuration(argv)
+    given = argparse.Namespace(**config)
     one_thread()
     rows = []
     for seed in given.seeds:
@@ -111,15 +124,11 @@ def main() -> None:
                 "04_neural_fabrics",
                 given.name,
                 rows,
-                command="python benchmarks/fabric_study.py " + " ".join(map(_quoted, sys.argv[1:])),
+                command=shlex.join(["python", "benchmarks/fabric_study.py", *argv]),
                 seeds=sorted({row["seed"] for row in rows}),
                 device=describe_device(pick_device(given.device)),
-                config=vars(given),
+                config=config,
             )
-
-
-def _quoted(word: str) -> str:
-    return f'"{word}"' if " " in word else word
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ arithmetic is that of `search.budgeted` (the tests compare the two).
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,13 +26,14 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from nas_core.search.sweep import sweep
 from torch import Tensor, nn
 
 from nas_core.search.make_table import TRAINING, table_data
+from nas_core.search.sweeps import sweep
 from nas_core.search.tabular import CellTable
 from nas_core.spaces.cells import CONV1, CONV3, EDGES, NODES, OPS, POOL, SKIP, Cell, cell_network
-from nas_core.training import derived_seeds, one_thread
+from nas_core.training import derived_seeds, describe_device, one_thread, pick_device
+from nas_core.workbook.results import record_result
 
 SHARES = (0.4, 0.6)  # budgets, as shares of the multiply-adds of the largest cell
 EQUAL = 0.025  # "equal cost": macs that differ by at most this share of the largest cell's
@@ -51,7 +54,7 @@ class Settings:
     epochs: int = 60
     lr: float = 0.05  # of θ, with momentum 0.9; divided by 10 for the last quarter
     warmup: int = 10
-    warmup_sampled: bool = False  # warm up on random cells, not on the whole network
+    warmup_sampled: bool = True  # warm up on random cells, not on the whole network
     anneal: float = 0.0  # the budget falls from the full cost during this share of the search
     max_logit: float | None = None
     per_batch: int = BATCH  # architectures drawn for a batch of 16 examples
@@ -60,21 +63,21 @@ class Settings:
 
 VARIANTS: dict[str, Settings] = {
     "centre": Settings(),
-    "fast: Γ rate 1, momentum .9, λ 4, 40 epochs": Settings(1.0, 0.9, 4.0, 40),
-    "warm-up on random cells": Settings(warmup_sampled=True),
-    "Γ frozen at uniform": Settings(gamma_lr=0.0, warmup_sampled=True),
-    "Γ rate .03": Settings(gamma_lr=0.03),
-    "Γ rate 1": Settings(gamma_lr=1.0),
-    "Γ rate .1, momentum .9": Settings(momentum=0.9),
-    "λ 4": Settings(lam=4.0),
-    "θ rate .02": Settings(lr=0.02),
+    "Γ frozen at uniform": Settings(gamma_lr=0.0),
+    "warm-up on the whole network": Settings(warmup_sampled=False),
+    "as it was: Γ rate 1, momentum .9, λ 4, 40 epochs": Settings(
+        1.0, 0.9, 4.0, 40, warmup_sampled=False
+    ),
+    "Γ rate 1, momentum .9": Settings(1.0, 0.9),
     "Γ from held-out data": Settings(held_out=True),
-    "Γ frozen, held-out data": Settings(gamma_lr=0.0, warmup_sampled=True, held_out=True),
+    "Γ rate .03": Settings(gamma_lr=0.03),
+    "λ 4": Settings(lam=4.0),
+    "Γ frozen, held-out data": Settings(gamma_lr=0.0, held_out=True),
     "budget annealed": Settings(anneal=0.5),
+    "Γ rate .1, momentum .9": Settings(momentum=0.9),
     "4 cells a batch": Settings(per_batch=4),
     "30 epochs": Settings(epochs=30, warmup=5),
     "logits within ±2": Settings(max_logit=2.0),
-    "θ rate .1": Settings(lr=0.1),
 }
 
 
@@ -427,22 +430,47 @@ def rivals(share: float, seed: int) -> list[dict[str, Any]]:
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5, help="of every variant")
+    parser.add_argument("--more", type=int, default=5, help="further seeds of the centre")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--store", type=Path, default=Path("build/table_truth.sqlite"))
-    parser.add_argument("--record", action="store_true", help="write data/results")
     return parser
 
 
+def configuration(argv: list[str]) -> dict[str, Any]:
+    """What the record of `python benchmarks/table_truth.py *argv` says of its settings."""
+    given = parser().parse_args(argv)
+    return {
+        "shares": SHARES,
+        "seeds": given.seeds,
+        "more": given.more,
+        "centre": asdict(Settings()),
+        "variants": given.variants,
+    }
+
+
 def main() -> None:
-    given = parser().parse_args()
+    argv = sys.argv[1:]
+    given = parser().parse_args(argv)
     given.store.parent.mkdir(parents=True, exist_ok=True)
-    seeds = list(range(given.seeds))
-    configs = [{"variant": name, "seeds": seeds} for name in given.variants]
+    configs = [{"variant": name, "seeds": list(range(given.seeds))} for name in given.variants]
+    more = list(range(given.seeds, given.seeds + given.more))
+    if more and "centre" in given.variants:
+        configs.insert(4, {"variant": "centre", "seeds": more})
     found = sweep(trial, configs, store=given.store, workers=0)
     rows = [row for part in found[found.status == "done"].rows for row in part]
-    rows += [row for seed in range(100) for share in SHARES for row in rivals(share, seed)]
+    rows += [row for seed in range(20) for share in SHARES for row in rivals(share, seed)]
     print(summary(pd.DataFrame(rows)).to_string())
+    if (found.status == "done").all():
+        record_result(
+            "03_budgeted_super_networks",
+            "table_truth",
+            rows,
+            command=shlex.join(["python", "benchmarks/table_truth.py", *argv]),
+            seeds=sorted({row["seed"] for row in rows}),
+            device=describe_device(pick_device("cpu")),
+            config=configuration(argv),
+        )
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
