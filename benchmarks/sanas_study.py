@@ -63,7 +63,7 @@ def trial(kind: str, lam: float, width: int | None, seed: int, spend=None, **set
     return result
 
 
-def main() -> None:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--sequences", type=int, default=3000)
@@ -87,17 +87,28 @@ def main() -> None:
     parser.add_argument("--enough", type=int, default=400, help="clips of a keyword")
     parser.add_argument("--name", default="speech_commands", help="of the record")
     parser.add_argument("--store", type=Path, default=None, help="SQLite file")
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def configuration(argv: list[str]) -> dict:
+    """What a record of this command says about its settings."""
+    args = arguments(argv)
+    return {
+        "folder": args.folder.name, "enough": args.enough, "sequences": args.sequences,
+        "epochs": args.epochs, "warmup_epochs": args.warmup, "stream": args.stream,
+    }  # fmt: skip
+
+
+def main() -> None:
+    args = arguments()
     kinds = {"sanas": args.lams, "blind": args.blind, "shuffled": args.shuffled}
     models = [{"kind": kind, "lam": lam} for kind, lams in kinds.items() for lam in lams]
     models += [{"kind": k, "lam": 0.5, "spend": share} for share in args.spend for k in kinds]
     for kind in args.static:
         narrow = args.widths if kind == "shortcuts" else []
         models += [{"kind": kind, "width": width} for width in (*narrow, None)]
-    settings = {
-        "folder": str(args.folder.resolve()), "enough": args.enough, "sequences": args.sequences,
-        "epochs": args.epochs, "warmup_epochs": args.warmup, "stream": args.stream,
-    }  # fmt: skip
+    recorded = configuration(sys.argv[1:])
+    settings = recorded | {"folder": str(args.folder.resolve())}
     configs = [
         {"lam": 0.0, "width": None, **model, "seed": seed, **settings}
         for seed in args.seeds
@@ -117,7 +128,7 @@ def main() -> None:
     where = {
         "command": " ".join(["python benchmarks/sanas_study.py", args.folder.name, *options]),
         "seeds": args.seeds,
-        "config": settings | {"folder": args.folder.name},
+        "config": recorded,
         "device": describe_device(pick_device("cpu")),
     }
     for part, table in (("", rows), ("_training", curves), ("_shares", shares)):

@@ -130,14 +130,13 @@ class _Price:
 
     def __init__(self, config: SanasConfig):
         self.lam = self.base = config.lam
-        self.spend = config.spend
+        self.spend = config.spend or 1.0
 
     def update(self, cost: float) -> None:
         """Raise λ after a batch that cost more than `spend`, lower it after one that cost less."""
-        if self.spend is not None:
-            excess = (cost - self.spend) / self.spend
-            self.base = max(0.0, self.base + 0.01 * excess)
-            self.lam = max(0.0, self.base + 2 * excess)
+        excess = cost / self.spend - 1
+        self.base = max(0.0, self.base + 0.01 * excess)
+        self.lam = max(0.0, self.base + 2 * excess)
 
     def state_dict(self) -> dict[str, float]:
         return {"lam": self.lam, "base": self.base}
@@ -167,7 +166,7 @@ class _Learner:
         set_lr(self.optimizer, cosine_lr(c.lr, epoch, c.epochs, floor=0.01))
         warm = epoch < c.warmup_epochs and model.controller.fixed is None
         model.train()
-        sums, count = {"loss": 0.0, "cost": 0.0}, 0
+        sums = torch.zeros(3, device=data.length.device)  # of Δ, cost, and steps
         for index in order.split(c.batch_size):
             index = index.to(data.length.device)
             x, length = data.windows(index), data.length[index]  # x [B, T, 1, F, n_mfcc]
@@ -179,13 +178,12 @@ class _Learner:
                 weights=self.weights, baseline=None if warm else self.baseline,
             )  # fmt: skip
             descend(loss, self.optimizer)
-            steps = int(length.sum())
-            count += steps
-            for name in sums:
-                sums[name] += parts[name].item() * steps
-            if not warm:
+            steps = length.sum()
+            sums += torch.stack([parts["loss"] * steps, parts["cost"] * steps, steps])
+            if not warm and c.spend is not None:
                 self.price.update(parts["cost"].item())
-        row = {"loss": sums["loss"] / count, "train_cost": sums["cost"] / count}
+        delta, spent, count = sums.tolist()  # the device is read once per epoch
+        row = {"loss": delta / count, "train_cost": spent / count}
         return row if c.spend is None else row | {"lam": self.price.lam}
 
 

@@ -10,7 +10,7 @@ from nas_core.data.dataset import (
     zero_pad,
 )
 from nas_core.data.real import Images
-from nas_core.data.registry import FILES, available, data_root, fetch, load, read_images
+from nas_core.data.registry import FILES, available, data_root, fetch, load, read_images, states
 
 __all__ = [
     "FILES",
@@ -25,6 +25,7 @@ __all__ = [
     "load",
     "read_images",
     "reference",
+    "states",
     "stratified_order",
     "zero_pad",
 ]

@@ -32,7 +32,7 @@ def part_labels(root: Path, train_limit: int | None, seed: int) -> Dataset:
         DataNotFound: when a list or a picture is missing.
         CorruptData: when a picture cannot be read or has another size.
     """
-    folder = next((f for f in (root, root / "part_labels") if (f / LISTS[0]).is_file()), None)
+    folder = find_lists(root)
     if folder is None:
         raise DataNotFound(
             f"part_labels is not in {root} ({LISTS[0]} is missing). How to get it:\n"
@@ -40,6 +40,11 @@ def part_labels(root: Path, train_limit: int | None, seed: int) -> Dataset:
         )
     splits = [_split(folder, name, train_limit if name == LISTS[0] else None) for name in LISTS]
     return image_dataset("part_labels", splits, CLASSES, {"source": HOME}, Augment(flip=True))
+
+
+def find_lists(root: Path) -> Path | None:
+    """The folder that holds the three lists, if there is one."""
+    return next((f for f in (root, root / "part_labels") if (f / LISTS[0]).is_file()), None)
 
 
 def fetch_part_labels(root: Path) -> None:

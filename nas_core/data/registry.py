@@ -14,7 +14,7 @@ from nas_core.data.colour_shapes import colour_shapes
 from nas_core.data.dataset import DataNotFound, Dataset
 from nas_core.data.digits import digits
 from nas_core.data.faces import faces
-from nas_core.data.part_labels import fetch_part_labels, part_labels
+from nas_core.data.part_labels import fetch_part_labels, find_lists, part_labels
 from nas_core.data.real import SETS, Images, fetch_real, load_real
 from nas_core.data.real import read_images as read_real
 
@@ -36,6 +36,18 @@ REAL: dict[str, Callable[[Path, int | None, int], Dataset]] = {
 def available() -> tuple[str, ...]:
     """Names that `load` knows, those that need no files first."""
     return (*EMBEDDED, *REAL)
+
+
+def states(root: str | Path | None = None) -> dict[str, str]:
+    """Where each set is, judged by the names of its files alone: "embedded", "here" or how to get
+    it. Nothing is read or downloaded."""
+    folder = data_root(root)
+    found = dict.fromkeys(EMBEDDED, "embedded")
+    for name in (*REAL, *FILES):
+        here = find_lists(folder) if name == "part_labels" else not SETS[name].missing(folder)
+        used = f" (for chapters {FILES[name].chapters})" if name in FILES else ""
+        found[name] = "here" if here else f"not here: nas-workbook data fetch {name}{used}"
+    return found
 
 
 def data_root(root: str | Path | None = None) -> Path:

@@ -116,3 +116,15 @@ def test_fetching_an_embedded_set_does_nothing(no_network, tmp_path):
 def test_moving_and_describing_a_data_set():
     digits = data.load("digits").to("cpu")
     assert repr(digits) == "Dataset(digits: 1200 / 237 / 360 of 1×8×8, 10 classes)"
+
+
+def test_states_are_told_by_the_names_of_files(tmp_path, no_network):
+    found = data.states(tmp_path)
+    assert set(found) == {*data.available(), *data.FILES} and found["digits"] == "embedded"
+    assert found["mnist"] == "not here: nas-workbook data fetch mnist"
+    assert found["svhn"].endswith("data fetch svhn (for chapters 08 to 10)")
+    for split in ("train", "test"):
+        (tmp_path / f"{split}_32x32.mat").write_bytes(b"")
+    (tmp_path / "parts_train.txt").write_text("")
+    found = data.states(tmp_path)
+    assert found["svhn"] == found["part_labels"] == "here"

@@ -92,7 +92,7 @@ CONTROLS = {
     "peak of one silent and one loud channel, mixed down": {"left channel only": lambda: 1.0},
     "balanced accuracy on unseen speakers (chance is 0.08)": {"says nothing": lambda: 1 / 12},
     "words of the stream per second of it": {"a word every six seconds": crowded},
-    "matched words in % at the best threshold": {"says nothing": lambda: silent("matched")},
+    "correct words in % at the best threshold": {"says nothing": lambda: silent("correct")},
     "words heard with a reset between files": {"no reset": lambda: heard(False)},
     "words heard without a reset": {"reset": lambda: heard(True)},
 }

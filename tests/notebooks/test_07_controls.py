@@ -5,7 +5,7 @@ from functools import cache
 import pandas as pd
 import torch
 
-from nas_core.adaptive import SanasConfig, returns, summarise, train, window_table
+from nas_core.adaptive import SanasConfig, cost_by_step, returns, summarise, train, window_table
 from nas_core.adaptive.probe import ProbeStreams, probe_network
 from tests.notebooks.book import claimed, each_mistake, separates
 
@@ -19,7 +19,8 @@ def search(lam: float):
     model = probe_network()
     config = SanasConfig(epochs=8, batch_size=64, lr=0.02, lam=lam, warmup_epochs=1)
     train(model, ProbeStreams.draw(change=CHANGE), None, config, progress=False)
-    found = summarise(window_table(model, ProbeStreams.draw(300, change=CHANGE, seed=100)))
+    fresh = ProbeStreams.draw(300, change=CHANGE, seed=100)
+    found = summarise(window_table(model, fresh).query("step > 0"))
     return model, {k: v / model.full_macs if k.startswith("macs") else v for k, v in found.items()}
 
 
@@ -38,6 +39,17 @@ def above_a_mixture(lam: float) -> float:
     model, found = search(lam)
     dear = float(model.edge_macs[1]) / model.full_macs
     return found["accuracy"] - (1 - (1 - found["macs"]) / dear * 0.25)
+
+
+@cache
+def gap(blind: str | None) -> float:
+    """Words minus silence at equal step, of a search driven to half of the full cost."""
+    model = probe_network(blind=blind)
+    config = SanasConfig(epochs=10, lr=0.02, lam=1.0, spend=0.5, warmup_epochs=1)
+    train(model, ProbeStreams.draw(change=CHANGE), None, config, progress=False)
+    draw, fresh = torch.Generator().manual_seed(0), ProbeStreams.draw(300, change=CHANGE, seed=100)
+    steps = cost_by_step(window_table(model, fresh, generator=draw).query("step > 0"))
+    return float((steps.words - steps.background).mean()) / model.full_macs
 
 
 def own_credit_for_the_whole() -> float:
@@ -75,6 +87,11 @@ CONTROLS = {
     "share of the cost that is kept at λ = 0": {"λ = 1": lambda: search(1.0)[1]["macs"]},
     "share of the cost that is kept at λ = 4": {"λ = 1": lambda: search(1.0)[1]["macs"]},
     "cost on silence / cost on words, trained blind": {"hearing": lambda: ratio(1.0)},
+    "cost of words minus silence at equal step, own stream": {
+        "noise": lambda: gap("noise"),
+        "another stream": lambda: gap("shuffled"),
+    },
+    "cost of words minus silence at equal step, another stream": {"hears": lambda: gap(None)},
     "accuracy above that of a mixture by lot at the same cost": {
         "λ = 0": lambda: above_a_mixture(0.0),
         "λ = 4": lambda: above_a_mixture(4.0),
@@ -86,7 +103,7 @@ CONTROLS = {
     "accuracy above that of a mixture by lot, deafened after training": {
         "hearing": lambda: above_a_mixture(1.0)
     },
-    "variance of the credit of a step, whole sequence / own step": {"own step": lambda: 1.0},
+    "variance of the gradient, whole sequence / own step": {"own step": lambda: 1.0},
 }
 
 
