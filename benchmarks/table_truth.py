@@ -28,10 +28,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_core.search.make_table import TRAINING, table_data
-from nas_core.search.sweeps import sweep
-from nas_core.search.tabular import CellTable
-from nas_core.spaces.cells import CONV1, CONV3, EDGES, NODES, OPS, POOL, SKIP, Cell, cell_network
+from nas_core.search import CellTable, sweep
+from nas_core.search.cell_batch import DIGIT_CELLS, CellTraining, table_data
+from nas_core.spaces.cells import Cell
 from nas_core.training import derived_seeds, describe_device, one_thread, pick_device
 from nas_core.workbook.results import record_result
 
@@ -41,7 +40,8 @@ SPENT = 0.85  # "spending" cells use at least this share of the budget
 SHORTLIST = 5  # cells that the last stage trains alone
 DRAWS = 40  # draws from Γ that the last stage compares with shared weights
 BATCH = 16
-CHOICES = (SKIP, CONV1, CONV3, POOL)  # of every node pair, in the order of cell_network
+CHOICES = DIGIT_CELLS.ops  # of every node pair: copy, conv 1×1, conv 3×3, pool
+EDGES, NODES = DIGIT_CELLS.edges, DIGIT_CELLS.nodes
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def table() -> CellTable:
 
 
 class Fabrics(nn.Module):
-    """R copies of `cell_network`, each with weights of its own; the cell is a choice per row.
+    """R copies of the cells' network, each with weights of its own; the cell is a choice per row.
 
     The convolutions of all edges that leave a node are one grouped convolution. Rows that do not
     select an operation are left out of its batch norm and add nothing to the sum.
@@ -104,13 +104,13 @@ class Fabrics(nn.Module):
         nets = []
         for seed in seeds:
             torch.manual_seed(seed)
-            nets.append(cell_network())
+            nets.append(DIGIT_CELLS.network())
 
         def stack(pick) -> nn.Parameter:
             return nn.Parameter(torch.stack([pick(net).detach() for net in nets]))
 
-        def conv(net, i: int, j: int, op: int) -> Tensor:
-            return net.edge_modules[net.graph.index(f"{i}→{j} {OPS[op]}")][0].weight
+        def conv(net, i: int, j: int, op: str) -> Tensor:
+            return net.edge_modules[net.graph.index(f"{i}→{j} {op}")][0].weight
 
         self.copies = len(nets)
         self.stem = stack(lambda net: net.edge_modules[0][0].weight)  # [R, C, 1, 3, 3]
@@ -120,8 +120,8 @@ class Fabrics(nn.Module):
         self.large = nn.ParameterDict()  # [R, C, C, 3, 3] of every edge
         self.small = nn.ParameterDict()  # [R, C, C, 1, 1]
         for i, j in EDGES:
-            self.large[f"{i}{j}"] = stack(lambda net, i=i, j=j: conv(net, i, j, CONV3))
-            self.small[f"{i}{j}"] = stack(lambda net, i=i, j=j: conv(net, i, j, CONV1))
+            self.large[f"{i}{j}"] = stack(lambda net, i=i, j=j: conv(net, i, j, "nor_conv_3x3"))
+            self.small[f"{i}{j}"] = stack(lambda net, i=i, j=j: conv(net, i, j, "nor_conv_1x1"))
         norms = 1 + 2 * len(EDGES)  # the stem's, then conv 1×1 and 3×3 of every edge
         self.scale = nn.Parameter(torch.ones(norms, self.copies, self.channels))
         self.shift = nn.Parameter(torch.zeros(norms, self.copies, self.channels))
@@ -322,14 +322,14 @@ def shared_losses(net: Fabrics, ops: Tensor) -> Tensor:
 
 
 def as_cell(ops: Tensor) -> Cell:
-    return tuple(CHOICES[o] for o in ops.tolist())
+    return tuple(ops.tolist())
 
 
 def judge(cell: Cell, budget: float) -> dict[str, float]:
     """Where the table ranks a cell: percent of the cells that are worse, ties counted half."""
     truth = table().accuracies(split="test")
     macs = table().about.macs.to_numpy()
-    accuracy, own = table().accuracy(cell, split="test"), table().macs(cell)
+    accuracy, own = table().accuracy(cell, split="test"), table().cost(cell)
 
     def percentile(others: np.ndarray) -> float:
         return 100 * float((others < accuracy).mean() + (others == accuracy).mean() / 2)
@@ -377,7 +377,7 @@ def trial(variant: str, seeds: Sequence[int]) -> dict[str, Any]:
         limit = budgets[n].item()
         window = np.flatnonzero((macs <= limit) & (macs >= SPENT * limit))
         picked = np.random.default_rng(seed).choice(window, 30, replace=False)
-        probe.append(torch.tensor([[CHOICES.index(o) for o in table().cells[i]] for i in picked]))
+        probe.append(torch.tensor([table().cells[i] for i in picked]))
         truths.append(table().accuracies(split="test")[picked])
     shared = shared_losses(net, torch.stack(probe, 1))
     rows = []
@@ -410,7 +410,7 @@ def rivals(share: float, seed: int) -> list[dict[str, Any]]:
     spending = np.flatnonzero((macs <= budget) & (macs >= SPENT * budget))
     seen = table().accuracies(split="val", seed=seed % table().seeds)
     early = table().accuracies(split="val", epochs=1, seed=seed % table().seeds)
-    trainings = Settings().epochs // TRAINING.epochs
+    trainings = Settings().epochs // CellTraining().epochs
     found = {
         "one random affordable cell": rng.choice(affordable),
         "largest affordable": rng.choice(np.flatnonzero(macs == macs[affordable].max())),

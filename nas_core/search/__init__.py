@@ -1,5 +1,6 @@
-"""Searching a space: budgeted super-networks, model selection, what a space offers."""
+"""Searching a space: budgeted super-networks, strategies on tables, sweeps, model selection."""
 
+from nas_core.search import strategies
 from nas_core.search.budgeted import BudgetConfig, budgeted, per_example_loss
 from nas_core.search.learn import Learned, learn_distribution
 from nas_core.search.pareto import hypervolume, pareto_front
@@ -7,10 +8,12 @@ from nas_core.search.reinforce import MovingAverage, overspend, policy_loss, rew
 from nas_core.search.run import Run, SearchWarning
 from nas_core.search.space_profile import SpaceProfile, all_masks, count_paths, profile_space
 from nas_core.search.sweeps import SweepError, grid, map_trials, stored, sweep
+from nas_core.search.tabular import CellTable, load_nasbench201
 from nas_core.search.trial import derive, shortlist
 
 __all__ = [
     "BudgetConfig",
+    "CellTable",
     "Learned",
     "MovingAverage",
     "Run",
@@ -24,6 +27,7 @@ __all__ = [
     "grid",
     "hypervolume",
     "learn_distribution",
+    "load_nasbench201",
     "map_trials",
     "overspend",
     "pareto_front",
@@ -33,5 +37,6 @@ __all__ = [
     "reward_to_go",
     "shortlist",
     "stored",
+    "strategies",
     "sweep",
 ]

@@ -8,7 +8,6 @@ Optuna's (`optuna_search`).
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import random
 import time
@@ -22,7 +21,8 @@ import torch
 from torch import nn
 
 from nas_core.search.tabular import CellTable
-from nas_core.spaces.cells import EDGES, Cell
+from nas_core.spaces.cells import Cell, CellSpace
+from nas_core.training import descend
 
 
 class BudgetSpent(Exception):
@@ -30,27 +30,27 @@ class BudgetSpent(Exception):
 
 
 class Problem:
-    """A table as a search sees it: noisy validation accuracy for epochs of training.
+    """A table as a search sees it: validation accuracy of *one* training of a cell.
+
+    What a search finds is judged by trainings that it has not seen: the mean over the seeds of the
+    cell other than the one that was seen. (A table with one seed judges by that one.)
 
     Args:
         table: the truth.
-        trainings: budget, in full trainings of one seed.
-        seed: which of the table's seeds is seen (modulo their number): one training per cell.
-            None: every cell is trained with all seeds; the mean is seen, and all are paid for.
+        trainings: budget, in full trainings.
+        seed: draws for every cell which of the table's seeds is seen.
         max_macs: only cells of at most so many multiply-adds are trained. Costs are known before
             training, so refusing a cell is free.
     """
 
     def __init__(
-        self,
-        table: CellTable,
-        trainings: int,
-        seed: int | None = None,
-        max_macs: float | None = None,
+        self, table: CellTable, trainings: int, seed: int = 0, max_macs: float | None = None
     ):
-        self.table, self.max_macs = table, max_macs
-        self.seed = None if seed is None else seed % table.seeds
-        self.best = table.accuracy(table.best(split="val", max_macs=max_macs))
+        self.table, self.space = table, table.space
+        self.seen = np.random.default_rng(seed).integers(table.seeds, size=len(table))  # [N]
+        self.truth = {split: self._judged(split) for split in ("val", "test")}  # [N] each
+        self._within = table.affordable(max_macs)
+        self.best = float(np.nanmax(np.where(self._within, self.truth["val"], np.nan)))
         self.fidelities = table.epochs["val"]
         self.full = self.fidelities[-1]
         self.budget = trainings * self.full
@@ -59,46 +59,58 @@ class Problem:
         self.rows: list[dict[str, Any]] = []
         self._refused, self._since = 0, time.thread_time()
 
+    def _judged(self, split: str) -> np.ndarray:
+        values = self.table.seedwise(split)  # [N, seeds]
+        seen = self.seen[:, None] == np.arange(self.table.seeds)
+        return np.where(seen & (self.table.seeds > 1), 0, values).sum(1) / max(
+            1, values.shape[1] - 1
+        )
+
+    def score(self, cell: Cell, split: str = "val") -> float:
+        """Mean accuracy over the seeds that the search does not see."""
+        return float(self.truth[split][self.table.row(cell)])
+
     def affordable(self, cell: Cell) -> bool:
-        return self.max_macs is None or self.table.macs(cell) <= self.max_macs
+        return bool(self._within[self.table.row(cell)])
 
     def random_cell(self, rng: random.Random) -> Cell:
         """A uniformly drawn affordable cell."""
-        while not self.affordable(cell := self.table.random_cell(rng)):
+        while not self.affordable(cell := self.space.sample(rng)):
             pass
         return cell
 
     def mutate(self, cell: Cell, rng: random.Random) -> Cell:
         """`cell` with one operation changed; a random cell where no such change is affordable."""
         for _ in range(1000):
-            if self.affordable(mutant := self.table.mutate(cell, rng)):
+            if self.affordable(mutant := self.space.mutate(cell, rng)):
                 return mutant
         return self.random_cell(rng)
 
     def train(self, cell: Cell, epochs: int | None = None) -> float:
         """Validation accuracy after `epochs` (default: a full training); 0 if not affordable.
 
-        Going on with a cell costs the missing epochs only; a repeated question costs one epoch,
+        Training a cell further costs the missing epochs only; a repeated question costs one epoch,
         so that every search ends.
         """
         self.thinking += time.thread_time() - self._since
         epochs = self.full if epochs is None else epochs
+        value = 0.0
         if self.affordable(cell):
             before = self._trained.get(cell, 0)
-            price = max(1, epochs - before) * (self.table.seeds if self.seed is None else 1)
+            price = max(1, epochs - before)
             if self.spent + price > self.budget:
                 raise BudgetSpent
             self.spent += price
-            self.seconds += price * self.table.epoch_seconds(cell)
+            self.seconds += price * self.table.cost(cell, "epoch_seconds")
             self._trained[cell] = max(epochs, before)
-            value = self.table.accuracy(cell, epochs=epochs, seed=self.seed)
+            seen = int(self.seen[self.table.row(cell)])
+            value = self.table.accuracy(cell, epochs=epochs, seed=seen)
             paid = {"epochs": self.spent, "seconds": self.seconds, "thinking": self.thinking}
             self.rows.append({**paid, "cell": cell, "for": epochs, "val": value})
         else:
             self._refused += 1
             if self._refused > 100 * self.budget:
                 raise BudgetSpent
-            value = 0.0
         self._since = time.thread_time()
         return value
 
@@ -113,8 +125,8 @@ def run_search(strategy: Strategy, problem: Problem, seed: int) -> pd.DataFrame:
         A row per question: `epochs` spent so far, the `seconds` that training them takes and
         those of the strategy itself (`thinking`, processor time), `cell`, `for` (its epochs),
         `val`, and the incumbent (the best validated of those trained longest): `incumbent`,
-        its `regret` (how far its mean validation accuracy lies below that of the best affordable
-        cell) and `test`, its mean test accuracy. Means are over all seeds of the table.
+        its `regret` (how far its validation accuracy lies below that of the best affordable
+        cell) and `test`, its test accuracy, both means over the seeds that were not seen.
     """
     with contextlib.suppress(BudgetSpent):
         strategy(problem, seed)
@@ -126,8 +138,8 @@ def run_search(strategy: Strategy, problem: Problem, seed: int) -> pd.DataFrame:
         incumbents.append(incumbent)
     frame = pd.DataFrame(problem.rows)
     frame["incumbent"] = incumbents
-    frame["regret"] = [problem.best - problem.table.accuracy(c) for c in incumbents]
-    frame["test"] = [problem.table.accuracy(c, split="test") for c in incumbents]
+    frame["regret"] = [problem.best - problem.score(c) for c in incumbents]
+    frame["test"] = [problem.score(c, "test") for c in incumbents]
     return frame
 
 
@@ -146,9 +158,19 @@ def regret_at(run: pd.DataFrame, at: np.ndarray, clock: str = "epochs") -> np.nd
 
 
 def grid_search(problem: Problem, seed: int = 0) -> None:
-    """All combinations in the order of counting: the last edges vary, the first stand still."""
-    for cell in itertools.product(problem.table.ops, repeat=len(EDGES)):
+    """All combinations in the order of counting: the last edges vary, the first stay the same."""
+    for cell in problem.space:
         problem.train(cell)
+
+
+def largest_first(problem: Problem, seed: int = 0) -> None:
+    """The control without a search: the affordable cells from the largest down, by multiply-adds.
+
+    Its first training is "train the largest that fits".
+    """
+    for row in np.argsort(-problem.table.about.macs.to_numpy(), kind="stable"):
+        if problem.affordable(cell := problem.table.cells[row]):
+            problem.train(cell)
 
 
 def random_search(problem: Problem, seed: int = 0) -> None:
@@ -169,7 +191,7 @@ def successive_halving(problem: Problem, seed: int = 0, start: int = 16) -> None
 
 
 def evolution(problem: Problem, seed: int = 0, population: int = 16, sample: int = 5) -> None:
-    """Regularised evolution: the best of a random sample has a mutated child, the oldest dies."""
+    """Regularised evolution: the best of a random sample has a mutated child; the oldest goes."""
     rng = random.Random(seed)
     alive: deque[tuple[float, Cell]] = deque()
     while True:
@@ -180,7 +202,7 @@ def evolution(problem: Problem, seed: int = 0, population: int = 16, sample: int
             child = problem.mutate(max(parents)[1], rng)
         alive.append((problem.train(child), child))
         if len(alive) > population:
-            alive.popleft()  # of age, not of weakness
+            alive.popleft()  # the oldest is removed, not the worst
 
 
 # -------------------------------------------------------------------- with a model
@@ -242,11 +264,12 @@ def bayesian_optimisation(
         seen[cell] = problem.train(cell)
 
 
-class Controller(nn.Module):
+class TokenPolicy(nn.Module):
     """Recurrent policy that writes a cell token by token, P(cell) = Π_t P(op_t | op_<t)."""
 
-    def __init__(self, ops: int, hidden: int = 24):
+    def __init__(self, space: CellSpace, hidden: int = 24):
         super().__init__()
+        self.tokens, ops = len(space.edges), len(space.ops)
         self.start = nn.Parameter(torch.zeros(hidden))
         self.embed = nn.Embedding(ops, hidden)
         self.cell = nn.GRUCell(hidden, hidden)
@@ -258,9 +281,9 @@ class Controller(nn.Module):
         """Tokens `[batch, edges]` and their log-probability `[batch]`."""
         x, h = self.start.expand(batch, -1), torch.zeros(batch, self.start.numel())
         tokens, log_prob = [], torch.zeros(batch)
-        for _ in EDGES:
-            h = self.cell(x, h)
-            log_p = self.head(h).log_softmax(1)
+        for _ in range(self.tokens):
+            h = self.cell(x, h)  # [batch, hidden]
+            log_p = self.head(h).log_softmax(1)  # [batch, ops]
             token = torch.multinomial(log_p.detach().exp(), 1, generator=generator)
             log_prob = log_prob + log_p.gather(1, token).squeeze(1)
             tokens.append(token.squeeze(1))
@@ -268,23 +291,19 @@ class Controller(nn.Module):
         return torch.stack(tokens, 1), log_prob
 
 
-def controller_search(problem: Problem, seed: int = 0, batch: int = 8, lr: float = 0.03) -> None:
-    """REINFORCE on the controller; the reward is validation accuracy less its moving average."""
+def policy_search(problem: Problem, seed: int = 0, batch: int = 8, lr: float = 0.03) -> None:
+    """REINFORCE on a token policy; the reward is validation accuracy less its moving average."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        policy = Controller(len(problem.table.ops))
-    optimiser = torch.optim.Adam(policy.parameters(), lr=lr, fused=True)
+        policy = TokenPolicy(problem.space)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=lr, fused=True)
     baseline = None
     while True:
         tokens, log_prob = policy.sample(batch, generator)
-        cells = [tuple(problem.table.ops[t] for t in row) for row in tokens.tolist()]
-        reward = torch.tensor([problem.train(cell) for cell in cells])
+        reward = torch.tensor([problem.train(tuple(row)) for row in tokens.tolist()])
         baseline = reward.mean() if baseline is None else 0.8 * baseline + 0.2 * reward.mean()
-        loss = -((reward - baseline) / (reward.std() + 1e-6) * log_prob).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        descend(-((reward - baseline) / (reward.std() + 1e-6) * log_prob).mean(), optimizer)
 
 
 def q_learning(problem: Problem, seed: int = 0, lr: float = 0.1, replays: int = 16) -> None:
@@ -294,21 +313,21 @@ def q_learning(problem: Problem, seed: int = 0, lr: float = 0.1, replays: int = 
     cells are learned from again, each from its last action back to its first.
     """
     rng = random.Random(seed)
-    ops = problem.table.ops
-    q = np.full((len(EDGES), len(ops) + 1, len(ops)), 0.5)  # edge, last operation, operation
+    edges, ops = len(problem.space.edges), len(problem.space.ops)
+    q = np.full((edges, ops + 1, ops), 0.5)  # edge, last operation, operation
     memory: list[tuple[list[int], float]] = []
     while True:
         epsilon = max(0.1, 1 - 1.8 * problem.spent / problem.budget)
         actions: list[int] = []
-        for edge in range(len(EDGES)):
-            values = q[edge, actions[-1] if actions else len(ops)]
+        for edge in range(edges):
+            values = q[edge, actions[-1] if actions else ops]
             greedy = rng.random() >= epsilon
-            actions.append(int(values.argmax()) if greedy else rng.randrange(len(ops)))
-        memory.append((actions, problem.train(tuple(ops[a] for a in actions))))
+            actions.append(int(values.argmax()) if greedy else rng.randrange(ops))
+        memory.append((actions, problem.train(tuple(actions))))
         for past, reward in [memory[-1], *rng.choices(memory, k=replays)]:
             target = reward
-            for edge in reversed(range(len(EDGES))):
-                state = past[edge - 1] if edge else len(ops)
+            for edge in reversed(range(edges)):
+                state = past[edge - 1] if edge else ops
                 q[edge, state, past[edge]] += lr * (target - q[edge, state, past[edge]])
                 target = q[edge, state].max()
 
@@ -337,7 +356,7 @@ def optuna_search(
         )
         while True:
             trial = study.ask()
-            cell = suggest_cell(trial, problem.table)
+            cell = suggest_cell(trial, problem.space)
             for epochs in problem.fidelities if pruner else (problem.full,):
                 try:
                     value = problem.train(cell, epochs)
@@ -354,26 +373,40 @@ def optuna_search(
     return strategy
 
 
-def suggest_cell(trial: Any, table: CellTable) -> Cell:
+def suggest_cell(trial: Any, space: CellSpace) -> Cell:
     """A cell out of an Optuna trial: one categorical parameter per edge."""
-    return tuple(trial.suggest_categorical(f"{i}→{j}", table.ops) for i, j in EDGES)
+    ops = range(len(space.ops))
+    return tuple(trial.suggest_categorical(f"{i}→{j}", ops) for i, j in space.edges)
+
+
+def tpe(seed: int) -> Any:
+    """Optuna's TPE with every argument that matters given: its versions 4 and 5 differ in them."""
+    import optuna
+
+    return optuna.samplers.TPESampler(
+        seed=seed, n_startup_trials=10, n_ei_candidates=24,
+        multivariate=False, group=False, constant_liar=False,
+    )  # fmt: skip
 
 
 def named() -> dict[str, Strategy]:
-    """The strategies of chapter 01 by name."""
+    """The strategies of chapter 01 by name, and the control that does not search."""
     import optuna
 
     return {
         "grid": grid_search,
         "random": random_search,
         "Bayesian": bayesian_optimisation,
-        "TPE": optuna_search(lambda seed: optuna.samplers.TPESampler(seed=seed)),
+        "TPE": optuna_search(tpe),
         "halving": successive_halving,
         "Hyperband": optuna_search(
             lambda seed: optuna.samplers.RandomSampler(seed=seed),
-            lambda: optuna.pruners.HyperbandPruner(min_resource=1, reduction_factor=2),
+            lambda: optuna.pruners.HyperbandPruner(
+                min_resource=1, max_resource="auto", reduction_factor=2, bootstrap_count=0
+            ),
         ),
         "evolution": evolution,
-        "controller": controller_search,
+        "controller": policy_search,
         "Q-learning": q_learning,
+        "largest first": largest_first,
     }

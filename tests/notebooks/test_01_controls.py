@@ -7,10 +7,9 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from nas_core.search import hypervolume, make_table, one_shot, pareto_front
+from nas_core.search import CellTable, hypervolume, one_shot, pareto_front
 from nas_core.search import strategies as st
-from nas_core.search.tabular import CellTable
-from nas_core.spaces.cells import cell_architecture, cell_network
+from nas_core.search.cell_batch import DIGIT_CELLS, table_data
 from nas_core.training import evaluate
 from nas_core.workbook import chapter
 from tests.notebooks.book import assert_all_named, claimed, separates
@@ -33,11 +32,11 @@ def outside(name: str, control: float) -> bool:
     return separates(CLAIMED[name], float(control))
 
 
-def final_regret(strategy, table, cfg, start=0, **problem):
-    """Mean regret in %, over as many seeds as the chapter takes."""
+def final_regret(strategy, table, cfg, start=0, times=1, **problem):
+    """Mean regret in %, over as many seeds as the chapter takes, or `times` as many."""
     runs = [
-        st.run_search(strategy, st.Problem(table, cfg.trainings, **problem), seed)
-        for seed in range(start, start + cfg.seeds)
+        st.run_search(strategy, st.Problem(table, cfg.trainings, seed, **problem), seed)
+        for seed in range(start, start + times * cfg.seeds)
     ]
     return 100 * np.mean([run.regret.iloc[-1] for run in runs])
 
@@ -45,7 +44,7 @@ def final_regret(strategy, table, cfg, start=0, **problem):
 @pytest.fixture(scope="module")
 def blind(table, cfg):
     """Random search, and the same with other seeds."""
-    return [final_regret(st.random_search, table, cfg, start) for start in (0, 500)]
+    return [final_regret(st.random_search, table, cfg, start, times=4) for start in (0, 500)]
 
 
 def test_other_points_have_other_distances():
@@ -66,36 +65,38 @@ def test_the_row_of_another_seed_is_further_off(table, cfg):
     assert outside("trained alone: mean difference to the table", off.mean())
 
 
-def test_the_mean_of_seeds_has_the_right_favourite(table):
-    truth = table.accuracies()
-    favourite = truth[int(np.argmax(table.accuracies()))]
-    name = "regret of a seed's favourite among all cells, in %"
-    assert outside(name, 100 * (truth.max() - favourite))
+def test_a_favourite_of_the_seeds_that_judge_has_no_regret(table):
+    """The fault that the band must not let through: to be judged by what was chosen by."""
+    regret = []
+    for s in range(table.seeds):
+        truth = table.accuracies(seed=s)
+        regret.append(100 * (truth.max() - truth[np.argmax(table.accuracies(seed=s))]))
+    assert outside("regret of a seed's favourite among all cells, in %", np.mean(regret))
 
 
 def test_random_search_does_not_differ_from_itself(blind):
     first, again = blind
     assert outside("grid search: regret in %, minus that of random search", again - first)
-    assert outside("Bayesian optimisation: regret / that of random search", again / first)
+    assert outside("four that learn: regret in %, minus that of random search", again - first)
+    assert outside("train the largest: regret in %, minus that of random search", again - first)
 
 
-def test_evolution_without_selection_is_no_better(table, cfg, blind):
+def test_evolution_without_selection_does_not_differ_from_itself(table, cfg):
     def drift(problem, seed):
         st.evolution(problem, seed, sample=1)
 
-    first, again = (final_regret(drift, table, cfg, start) for start in (0, 500))
-    assert outside("evolution: regret / that of random search", first / blind[0])
+    first, again = (final_regret(drift, table, cfg, start, times=4) for start in (0, 500))
     name = "no selection: regret in %, minus that with a tournament of sixteen"
     assert outside(name, first - again)
 
 
 def test_untrained_shared_weights_do_not_rank(table, cfg):
-    train, held_out = make_table.table_data()
+    train, held_out = table_data()
     torch.manual_seed(0)
     rows = np.random.default_rng(0).choice(len(table), cfg.shared_cells, replace=False)
     cells = [table.cells[r] for r in rows]
     proxy = one_shot.shared_accuracies(
-        cell_network(), cells, train.subset(range(256)), held_out["val"]
+        DIGIT_CELLS, DIGIT_CELLS.network(), cells, train.subset(range(256)), held_out["val"]
     )
     rank = spearmanr(proxy, table.accuracies()[rows]).statistic
     assert outside("rank correlation of shared weights with the truth", rank)
@@ -113,8 +114,8 @@ def test_random_search_under_a_budget_does_not_differ_from_itself(table, cfg):
     first, again = (
         final_regret(st.random_search, table, cfg, start, max_macs=limit) for start in (0, 500)
     )
-    name = "Bayesian optimisation under a budget: regret / that of random search"
-    assert outside(name, again / first)
+    name = "under a budget: regret of random search in %, minus that of the largest that fits"
+    assert outside(name, again - first)
 
 
 def test_five_cells_make_no_front(table, cfg):
@@ -131,10 +132,10 @@ def test_five_cells_make_no_front(table, cfg):
 
 
 def test_an_untrained_network_is_at_chance(table):
-    _, held_out = make_table.table_data()
+    _, held_out = table_data()
     torch.manual_seed(0)
-    net = cell_network(channels=16)
-    untrained = cell_architecture(net, table.best(split="val")).extract(net).eval()
+    net = DIGIT_CELLS.network(channels=16)
+    untrained = DIGIT_CELLS.architecture(net, table.best(split="val")).extract(net).eval()
     accuracy = evaluate(untrained, held_out["test"])["accuracy"]
     assert outside("test accuracy of the network to be compressed", accuracy)
 

@@ -157,7 +157,7 @@ def test_failures_on_the_cluster_lose_no_other_trial(cluster, tmp_path):
 def test_table_of_chapter_one_is_made_on_the_cluster(cluster, tmp_path):
     """Ctrl-C after the first of its trials; the command then says that it may be repeated."""
     store = tmp_path / "s.sqlite"
-    words = ["-m", "nas_core.search.make_table", "--engine", "ray", "--store", str(store)]
+    words = [str(ROOT / "benchmarks/cell_table.py"), "--engine", "ray", "--store", str(store)]
     command = subprocess.Popen(
         [sys.executable, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": cluster.address},
@@ -172,7 +172,7 @@ def test_table_of_chapter_one_is_made_on_the_cluster(cluster, tmp_path):
         errors = command.communicate(timeout=60)[1]
     finally:
         command.kill()
-    assert "interrupted; the same command goes on" in errors
+    assert "interrupted; the same command continues it" in errors
     result = json.loads(done[0][0])
     assert len(result["cells"]) == len(result["right"]["val"]) >= 40
 

@@ -9,16 +9,16 @@ from torch.nn.functional import cross_entropy, one_hot
 from benchmarks import table_truth as t
 from nas_core import costs
 from nas_core.search import BudgetConfig, budgeted
-from nas_core.search.make_table import table_data
-from nas_core.spaces.cells import EDGES, OPS, cell_network
+from nas_core.search.cell_batch import DIGIT_CELLS, table_data
 from nas_core.supernet import ChoiceSampler
 
 SEEDS = (3, 7)
+EDGES = DIGIT_CELLS.edges
 
 
 def one_network(seed):
     torch.manual_seed(seed)
-    return cell_network()
+    return DIGIT_CELLS.network()
 
 
 def mask_of(graph, ops):
@@ -27,7 +27,7 @@ def mask_of(graph, ops):
     mask[:, [graph.index("stem"), graph.index("head")]] = True
     for row, cell in zip(mask, ops.tolist(), strict=True):
         for (i, j), choice in zip(EDGES, cell, strict=True):
-            row[graph.index(f"{i}→{j} {OPS[t.CHOICES[choice]]}")] = True
+            row[graph.index(f"{i}→{j} {t.CHOICES[choice]}")] = True
     return mask
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
+import json
 import os
 import random
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,36 +17,39 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import spearmanr
 
-from nas_core.search import make_table
-from nas_core.search.cell_batch import CellBatch, CellTraining, count_right, train_cells
-from nas_core.search.tabular import CellTable, load_nasbench201
-from nas_core.spaces.cells import (
-    CONV1,
-    CONV3,
-    canonical,
-    cell_architecture,
-    cell_network,
-    cell_string,
+from nas_core.search.cell_batch import (
+    DIGIT_CELLS,
+    CellBatch,
+    CellTraining,
+    count_right,
+    initial_network,
+    table_data,
+    train_alone,
+    train_cells,
 )
+from nas_core.search.tabular import CellTable, load_nasbench201
+from nas_core.spaces.cells import CellSpace
 
 SHIPPED = Path(__file__).parents[2] / "data/tables/digit_cells.csv.xz"
-OPS = make_table.TABLE_OPS
+ROOT = Path(__file__).parents[2]
+CONV1, CONV3 = (DIGIT_CELLS.ops.index(f"nor_conv_{n}x{n}") for n in (1, 3))
+NASBENCH = CellSpace(rectified=False)
 
 
 @pytest.fixture(scope="module")
 def some_cells():
-    return random.Random(0).sample(make_table.table_cells(), 6)
+    return random.Random(0).sample(DIGIT_CELLS.distinct(), 6)
 
 
 def test_side_by_side_is_step_by_step_the_same_as_alone(some_cells):
-    """Seven optimiser steps in float64: outputs, also in eval mode, agree to rounding."""
+    """Seven optimizer steps in float64: outputs, also in eval mode, agree to rounding."""
     torch.manual_seed(0)
-    supernet = cell_network(channels=4).double()
-    batch = CellBatch(supernet, some_cells)
-    alone = [cell_architecture(supernet, cell).extract(supernet) for cell in some_cells]
+    supernet = DIGIT_CELLS.network(channels=4).double()
+    batch = CellBatch(DIGIT_CELLS, supernet, some_cells)
+    alone = [DIGIT_CELLS.architecture(supernet, cell).extract(supernet) for cell in some_cells]
     config = CellTraining(lr=0.05)
-    by_batch = config.optimiser(batch.parameters())
-    by_alone = [config.optimiser(net.parameters()) for net in alone]
+    by_batch = config.optimizer(batch.parameters())
+    by_alone = [config.optimizer(net.parameters()) for net in alone]
     first = batch.eval()(torch.zeros(2, 1, 8, 8, dtype=torch.float64)).detach()
     for step in range(7):
         g = torch.Generator().manual_seed(step)
@@ -56,12 +62,12 @@ def test_side_by_side_is_step_by_step_the_same_as_alone(some_cells):
         by_batch.zero_grad()
         (losses / 16).backward()
         by_batch.step()
-        for n, (net, optimiser) in enumerate(zip(alone, by_alone, strict=True)):
+        for n, (net, optimizer) in enumerate(zip(alone, by_alone, strict=True)):
             out = net.train()(x)
             torch.testing.assert_close(together[:, n], out, rtol=1e-8, atol=1e-8)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             F.cross_entropy(out, y).backward()
-            optimiser.step()
+            optimizer.step()
     batch.eval()
     for n, net in enumerate(alone):
         torch.testing.assert_close(batch(x)[:, n], net.eval()(x), rtol=1e-8, atol=1e-8)
@@ -69,12 +75,12 @@ def test_side_by_side_is_step_by_step_the_same_as_alone(some_cells):
 
 
 def test_result_of_a_cell_does_not_depend_on_its_neighbours(some_cells):
-    train, held_out = make_table.table_data()
+    train, held_out = table_data()
     config = CellTraining(epochs=1, report=(1,))
-    net, data = make_table.initial_network(0), train.subset(range(160))
+    net, data = initial_network(0), train.subset(range(160))
     run = [
-        train_cells(net, cells, data, held_out, config, seed=0)["val"]
-        for cells in (some_cells, some_cells[::-1], some_cells[2:3])
+        train_cells(CellBatch(DIGIT_CELLS, net, c), data, held_out, config, seed=0)["val"]
+        for c in (some_cells, some_cells[::-1], some_cells[2:3])
     ]
     # float32 sums may be taken in another order: a few of 797 answers may flip.
     assert (run[0] - run[1].flip(0)).abs().max() <= 8
@@ -84,11 +90,11 @@ def test_result_of_a_cell_does_not_depend_on_its_neighbours(some_cells):
 
 def test_none_is_refused_side_by_side():
     with pytest.raises(ValueError, match="operation on every edge"):
-        CellBatch(cell_network(channels=2), [(1, 0, 1, 1, 1, 1)])
+        CellBatch(CellSpace(), CellSpace().network(channels=2), [(1, 0, 1, 1, 1, 1)])
 
 
 def test_count_right_of_a_plain_network():
-    train, _ = make_table.table_data()
+    train, _ = table_data()
 
     class Oracle(torch.nn.Module):
         def forward(self, x):
@@ -100,7 +106,7 @@ def test_count_right_of_a_plain_network():
 def test_table_data_is_disjoint_and_leaves_the_test_set_alone():
     from nas_core import data
 
-    train, held_out = make_table.table_data()
+    train, held_out = table_data()
     digits = data.load("digits", size=8)
     assert [len(train), len(held_out["val"]), len(held_out["test"])] == [640, 797, 360]
     assert torch.equal(held_out["test"].x, digits.test.x)
@@ -119,8 +125,9 @@ def table():
 def test_shipped_table_is_complete(table):
     """A row for every function of the 4⁶ cells, three seeds, three epoch budgets, all costs."""
     assert len(table) == 3_472 and table.seeds == 3
-    assert set(table.cells) == set(make_table.table_cells())
-    assert {canonical(cell) for cell in itertools.product(OPS, repeat=6)} == set(table.cells)
+    assert table.space == DIGIT_CELLS and table.cells == DIGIT_CELLS.distinct()
+    rows = {cell: table.row(cell) for cell in DIGIT_CELLS}
+    assert all(table.cells[n] == DIGIT_CELLS.canonical(cell) for cell, n in rows.items())
     assert table.epochs == {"val": (1, 2, 4), "test": (1, 2, 4)}
     for split in ("val", "test"):
         for epochs in table.epochs[split]:
@@ -134,19 +141,19 @@ def test_shipped_table_is_complete(table):
 
 def test_provenance_is_that_of_the_code_that_trains(table):
     about = table.provenance
-    train, held_out = make_table.table_data()
+    train, held_out = table_data()
     assert about["examples"] == {"train": len(train)} | {n: len(d) for n, d in held_out.items()}
-    recipe = vars(make_table.TRAINING)
+    recipe = vars(CellTraining())
     assert about["training"] == recipe | {"report": list(recipe["report"])}
-    assert about["seeds"] == list(make_table.SEEDS)
+    assert about["seeds"] == list(range(table.seeds))
     assert {"command", "data", "network", "times", "versions", "processor", "made"} <= set(about)
     assert sum(p.stat().st_size for p in SHIPPED.parent.iterdir()) < 2_000_000
 
 
 def test_shipped_costs_are_those_of_the_networks(table):
-    net = make_table.initial_network(0)
+    net = initial_network(0)
     for cell in random.Random(1).sample(table.cells, 40):
-        arch = cell_architecture(net, cell)
+        arch = DIGIT_CELLS.architecture(net, cell)
         row = table.about.loc[table.row(cell)]
         assert (row.macs, row.params) == (arch.macs, arch.params)
 
@@ -162,7 +169,7 @@ def test_random_rows_are_what_training_alone_gives(table):
     off, other = [], []
     for cell in rng.sample(table.cells, 4):
         seed = rng.randrange(table.seeds)
-        right = np.array(make_table.train_alone(cell, seed)["val"])
+        right = train_alone(cell, seed)["val"][0].numpy()
         accuracy = right / table.provenance["examples"]["val"]
         rows = [
             [table.accuracy(cell, epochs=e, seed=s) for e in (1, 2, 4)]
@@ -196,6 +203,39 @@ def test_table_tells_cells_apart(table):
     assert spearmanr(table.accuracies(), table.accuracies(split="test")).statistic > 0.8
 
 
+def test_the_command_of_the_table_makes_one(tmp_path, table):
+    """The command that the provenance names, with the smallest arguments: one group, one seed."""
+    command = shlex.split(table.provenance["command"])
+    assert command == ["python", "benchmarks/cell_table.py"]
+    out = tmp_path / "part.csv.xz"
+    few = [
+        "--first",
+        "111",
+        "--seeds",
+        "0",
+        "--store",
+        str(tmp_path / "s.sqlite"),
+        "--out",
+        str(out),
+    ]
+    done = subprocess.run(
+        [sys.executable, ROOT / command[1], *few, "--workers", "1"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    part = CellTable.load(out)
+    about = json.loads((tmp_path / "part.json").read_text())
+    assert (
+        about["digits"] == table.provenance["digits"]
+        and about["command"] == "python benchmarks/cell_table.py"
+    )
+    assert all(cell[:3] == (0, 0, 0) for cell in part.cells) and len(part) > 20
+    whole = [table.accuracy(cell, seed=0) for cell in part.cells]
+    assert np.abs(part.accuracies() - whole).mean() < 0.5 * seed_spread(table, 4)
+    costs = [table.cost(cell) for cell in part.cells]
+    assert part.about.macs.tolist() == costs
+
+
 # -------------------------------------------------------------------- queries
 
 
@@ -208,7 +248,7 @@ def small():
         ("val", 2): np.array([[0.5, 0.7], [0.8, 0.8], [0.9, 0.7]]),
         ("test", 2): np.array([[0.5, 0.5], [0.7, 0.7], [0.8, 0.9]]),
     }
-    return CellTable("small", cells, accuracy, about)
+    return CellTable("small", CellSpace(), cells, accuracy, about)
 
 
 def test_queries(small):
@@ -219,12 +259,12 @@ def test_queries(small):
     assert small.best() == (3, 3, 3, 3, 3, 3)
     assert small.best(max_macs=30) == (3, 1, 1, 1, 1, 1)
     assert small.best(split="val", epochs=1) == (3, 1, 1, 1, 1, 1)
-    assert (small.macs(cell), small.params(cell)) == (10, 1)
-    assert np.isnan(small.latency_ms(cell)) and np.isnan(small.epoch_seconds(cell))
+    assert (small.cost(cell), small.cost(cell, "params")) == (10, 1)
+    assert np.isnan(small.cost(cell, "latency_ms")) and np.isnan(small.cost(cell, "epoch_seconds"))
 
 
 def test_wrong_queries_say_what_there_is(small):
-    with pytest.raises(KeyError, match="not in small, whose operations are skip_connect, nor_conv"):
+    with pytest.raises(KeyError, match=r"\|nor_conv_1x1~0\|.* is not in small"):
         small.accuracy((2,) * 6)
     with pytest.raises(ValueError, match="only after 1, 2"):
         small.accuracy((1,) * 6, epochs=3)
@@ -235,11 +275,13 @@ def test_wrong_queries_say_what_there_is(small):
     with pytest.raises(ValueError, match="cheapest has 10"):
         small.best(max_macs=5)
     with pytest.raises(ValueError, match="fractions of 1"):
-        CellTable("percent", small.cells, {("val", 1): np.full((3, 1), 93.0)}, small.about)
+        CellTable(
+            "percent", small.space, small.cells, {("val", 1): np.full((3, 1), 93.0)}, small.about
+        )
 
 
 def test_missing_table_names_the_command(tmp_path):
-    with pytest.raises(FileNotFoundError, match="python -m nas_core.search.make_table"):
+    with pytest.raises(FileNotFoundError, match="python benchmarks/cell_table.py --out"):
         CellTable.load(tmp_path / "none.csv.xz")
 
 
@@ -248,7 +290,7 @@ def test_nasbench201_in_its_compact_form(tmp_path):
     frame = pd.DataFrame(
         {
             "index": range(3),
-            "arch": [cell_string(cell) for cell in cells],
+            "arch": [NASBENCH.string(cell) for cell in cells],
             "flops_c10_M": [7.78305, 220.11969, 40.5],
             "params_c10_M": [0.073306, 1.531546, 0.3],
             **{f"c10_{k}": [10.0, 90.5, 80.25] for k in ("val_12ep", "test_12ep", "test_200ep")},
@@ -259,14 +301,14 @@ def test_nasbench201_in_its_compact_form(tmp_path):
     table = load_nasbench201(path)
     assert table.accuracy((3,) * 6, split="test", epochs=12) == pytest.approx(0.905)
     assert table.epochs == {"val": (12,), "test": (12, 200)}
-    assert table.macs((3,) * 6) == 220_119_690 and table.about.params[1] == 1_531_546
+    assert table.cost((3,) * 6) == 220_119_690 and table.about.params[1] == 1_531_546
     with pytest.raises(ValueError, match="lacks the columns .*c100_val_12ep"):
         load_nasbench201(path, "c100")
     times = pd.DataFrame({"index": [2, 0, 1], "pixel3": [7.5, 3.5, 21.0], "fpga": [1, 2, None]})
     times.to_csv(tmp_path / "latency.csv", index=False)
-    assert np.isnan(table.latency_ms((3,) * 6))
+    assert np.isnan(table.cost((3,) * 6, "latency_ms"))
     timed = load_nasbench201(path, latency=tmp_path / "latency.csv", device="pixel3")
-    assert [timed.latency_ms(cell) for cell in cells] == [3.5, 21.0, 7.5]
+    assert [timed.cost(cell, "latency_ms") for cell in cells] == [3.5, 21.0, 7.5]
     for device in ("watch", "fpga"):
         with pytest.raises(ValueError, match=f"no '{device}' for every cell; there are pixel3, fp"):
             load_nasbench201(path, latency=tmp_path / "latency.csv", device=device)
@@ -289,8 +331,9 @@ def test_real_nasbench201_when_it_is_there():
         assert len(table) == 15_625
         best = table.accuracy(table.best(epochs=200), split="test", epochs=200)
         assert best == pytest.approx(optimum, abs=1e-4)
-    first, convolutions = table.cells[0], (CONV3,) * 6
-    assert (table.macs(first), table.params(first)) == (15_647_370, 129_306)
-    assert (table.macs(convolutions), table.params(convolutions)) == (220_119_690, 1_531_546)
-    assert table.latency_ms(first) == 10.482
+    first, convolutions = table.cells[0], (NASBENCH.ops.index("nor_conv_3x3"),) * 6
+    assert (table.cost(first), table.cost(first, "params")) == (15_647_370, 129_306)
+    assert table.cost(convolutions) == 220_119_690
+    assert table.cost(convolutions, "params") == 1_531_546
+    assert table.cost(first, "latency_ms") == 10.482
     assert spearmanr(table.about.latency_ms, table.about.macs).statistic > 0.5

@@ -19,7 +19,7 @@ from PIL import Image, ImageColor
 
 from nas_core.continual import Library, resnet
 from nas_core.spaces import resnet_fabric
-from nas_core.spaces.cells import cell_network
+from nas_core.spaces.cells import CellSpace
 from nas_core.supernet import Architecture
 from nas_core.viz import architecture_figure, draw_architecture, to_png
 from nas_core.viz.geometry import DARK_PALETTE, PALETTE, kind_colours, scene
@@ -85,7 +85,7 @@ def test_random_graphs_can_be_drawn(graph):
 
 
 LEGENDS = SPACES | {
-    "cells": cell_network().graph,
+    "cells": CellSpace().network().graph,
     "narrow": build([("a", "b", kind) for kind in ("conv", "up", "down", "pool", "skip", "x")],
                     "a", "b", "six kinds"),
     "wordy": build([("a", "b", "separable convolution"), ("a", "b", "pool")], "a", "b", "wordy"),
