@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,9 +23,6 @@ from nas_core.costs.additive import price
 from nas_core.supernet import Architecture, BernoulliSampler, ChoiceSampler, Graph
 from nas_core.viz.geometry import PALETTE, check_probabilities, graph_of, scene, short
 from nas_core.viz.page import View, live
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def _as_mask(graph: Graph, value: Any) -> Tensor:
@@ -49,10 +46,6 @@ class _Mask(t.TraitType):
 
 def _to_text(mask: Tensor, _: Any = None) -> str:
     return "".join(map(str, mask.int().tolist()))
-
-
-def _from_text(text: str, _: Any = None) -> Tensor:
-    return torch.tensor([c == "1" for c in text])
 
 
 def _base64(array: np.ndarray) -> str:
@@ -79,7 +72,9 @@ class ArchView(View):
     without dead ends). Wrong shapes, frames and costs raise ValueError or TypeError.
     """
 
-    mask: Any = _Mask().tag(sync=True, to_json=_to_text, from_json=_from_text)
+    mask: Any = _Mask().tag(
+        sync=True, to_json=_to_text, from_json=lambda s, _: torch.tensor([c == "1" for c in s])
+    )
     cost_value = t.Float(None, allow_none=True)
     _priced: Any = t.List(["", None]).tag(sync=True)
 
@@ -110,11 +105,11 @@ class ArchView(View):
         self._modes = self._frame_masks()
         if frame_names is not None and len(frame_names) != len(self.frames):
             raise ValueError(f"{len(frame_names)} frame_names for {len(self.frames)} frames")
-        start = len(self.frames) - 1 if frame is None else self._check_frame(frame)
         self._generator = torch.Generator().manual_seed(0)
         self._spec = self._make_spec()
-        self.frame = start  # before the widget opens, so that it opens with everything
-        self.mask = self._modes[start] if mask is None else mask
+        # before the widget opens, so that it opens with everything
+        self.frame = len(self.frames) - 1 if frame is None else frame
+        self.mask = self._modes[self.frame] if mask is None else mask
         super().__init__(**self._identity())
 
     # ---------------------------------------------------------------- what people use
@@ -123,9 +118,8 @@ class ArchView(View):
     def from_run(cls, run: Any, cost: Any = None, **options: Any) -> Any:
         """The epochs of a `search.Run` and what it found; `cost` is the one it searched with."""
         options.setdefault("budget", None if cost is None else run.budget)
-        return cls(
-            run.graph, frames=run.probabilities, mask=run.architecture.mask, cost=cost, **options
-        )
+        options |= {"frames": run.probabilities, "mask": run.architecture.mask, "cost": cost}
+        return cls(run.graph, **options)
 
     @property
     def architecture(self) -> Architecture:
@@ -161,9 +155,7 @@ class ArchView(View):
 
     @t.validate("frame")
     def _valid_frame(self, proposal: dict) -> int:
-        return self._check_frame(proposal["value"])
-
-    def _check_frame(self, frame: int) -> int:
+        frame = proposal["value"]
         if not 0 <= frame < len(self.frames):
             raise ValueError(f"frame {frame} does not exist; there are 0…{len(self.frames) - 1}")
         return frame
@@ -188,17 +180,18 @@ class ArchView(View):
 
     def _read_frames(self, frames: Any, probabilities: Any, mask: Any) -> tuple[Tensor, bool]:
         """Float frames `[T ≥ 1, E]`, and whether they are probabilities."""
-        if frames is not None:
-            rows = torch.as_tensor(np.asarray(frames)).detach().cpu()
-            if rows.dim() != 2 or not len(rows) or rows.shape[1] != len(self.graph):
-                raise ValueError(f"frames are [T, {len(self.graph)}], got {list(rows.shape)}")
-            if rows.dtype == torch.bool:
-                return rows.float(), False
-            return torch.stack([check_probabilities(self.graph, row) for row in rows]), True
-        if probabilities is not None:
+        E = len(self.graph)
+        if frames is None and probabilities is None:
+            rows = torch.ones(E) if mask is None else _as_mask(self.graph, mask)
+            return rows.float()[None], False
+        if frames is None:
             return check_probabilities(self.graph, probabilities)[None], True
-        rows = torch.ones(1, len(self.graph)) if mask is None else _as_mask(self.graph, mask)
-        return rows.float().view(1, -1), False
+        rows = torch.as_tensor(np.asarray(frames)).detach().cpu()
+        if rows.dim() != 2 or not len(rows) or rows.shape[1] != E:
+            raise ValueError(f"frames are [T, {E}], got {list(rows.shape)}")
+        if rows.dtype == torch.bool:
+            return rows.float(), False
+        return torch.stack([check_probabilities(self.graph, row) for row in rows]), True
 
     def _frame_masks(self) -> Tensor:
         """The deterministic architecture of every frame, bool `[T, E]`."""
@@ -255,38 +248,30 @@ class ArchView(View):
 
     # ---------------------------------------------------------------- the still picture
 
-    def figure(self, note: str = "") -> Figure:
-        """What is shown now, as a matplotlib figure; `note` is a small line at the bottom."""
+    def _draw(self, note: str) -> Any:
         from nas_core.viz.plots import plot_pareto
-        from nas_core.viz.static import architecture_figure, plain_text
+        from nas_core.viz.static import architecture_figure
 
-        facts = []
+        facts, t = [], self.frame
         if len(self.frames) > 1:
-            number = f"{self.frame_label} {self.frame + 1} of {len(self.frames)}"
-            facts.append(self.frame_names[self.frame] if self.frame_names else number)
+            number = f"{self.frame_label} {t + 1} of {len(self.frames)}"
+            facts.append(self.frame_names[t] if self.frame_names else number)
         if self.cost_value is not None:
             unit = getattr(self.cost, "unit", "")
             budget = "" if self.budget is None else f" (budget {short(self.budget, unit)})"
             facts.append(short(self.cost_value, unit) + budget)
-        figure = architecture_figure(
-            self.graph,
-            self.mask,
-            self.frame_probabilities,
-            title="\n".join(filter(None, [self.title or self.graph.name, " · ".join(facts)])),
-            left=3.6 if self.points else 0.0,
-            note=note,
-        )
+        title = "\n".join(filter(None, [self.title or self.graph.name, " · ".join(facts)]))
+        shown, left = (self.graph, self.mask, self.frame_probabilities), 3.6 * bool(self.points)
+        figure = architecture_figure(*shown, title=title, left=left, note=note)
         if self.points:
             width, height = figure.get_size_inches()
             place = (0.6 / width, 0.5 / height, 2.8 / width, min(2.2 / height, 0.7))
             runs = pd.DataFrame({"x": self.points["x"], "y": self.points["y"]})
-            with plain_text():
-                ax = plot_pareto(
-                    runs, "x", "y", ax=figure.add_axes(place),
-                    xlabel=self.points["xlabel"], ylabel=self.points["ylabel"],
-                )  # fmt: skip
-            shown = runs.iloc[self.frame]
-            ax.scatter(shown.x, shown.y, s=130, facecolors="none", edgecolors=PALETTE[3], lw=2)
+            axes = figure.add_axes(place)
+            names = {"xlabel": self.points["xlabel"], "ylabel": self.points["ylabel"]}
+            ax = plot_pareto(runs, "x", "y", ax=axes, **names)
+            x, y = runs.iloc[t]
+            ax.scatter(x, y, s=130, facecolors="none", edgecolors=PALETTE[3], lw=2)
         return figure
 
 

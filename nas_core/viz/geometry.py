@@ -273,21 +273,6 @@ def check_probabilities(graph: Graph, values: Any) -> Tensor:
     return p
 
 
-def edge_states(graph: Graph, mask: Tensor | None) -> list[str]:
-    """Per edge "live" (on a path from source to sink), "dead" (kept, but on none) or "off"."""
-    if mask is None:
-        return ["live"] * len(graph)
-    live = graph.reachable(mask).tolist()
-    kept = graph.check_mask(mask)[0].tolist()
-    return ["live" if a else "dead" if k else "off" for a, k in zip(live, kept, strict=True)]
-
-
-def lit_nodes(graph: Graph, states: list[str]) -> set[str]:
-    """The nodes that a live edge touches."""
-    live = [edge for edge, state in zip(graph.edges, states, strict=True) if state == "live"]
-    return {edge.source for edge in live} | {edge.target for edge in live}
-
-
 def short(value: float, unit: str = "") -> str:
     """40551168 → "40.6 M": three digits and a prefix, as on the page."""
     scale, prefix = next(

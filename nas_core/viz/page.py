@@ -65,7 +65,10 @@ class View(t.HasTraits):
 
     def figure(self, note: str = "") -> Figure:
         """What is shown now, as a matplotlib figure; `note` is a small line at the bottom."""
-        raise NotImplementedError
+        from nas_core.viz.static import plain_text
+
+        with plain_text():
+            return self._draw(note)  # type: ignore[attr-defined]
 
     def _identity(self) -> dict[str, Any]:
         """A model id that follows from the content: running a notebook again changes nothing."""
@@ -93,14 +96,14 @@ def live(name: str, *traits: str) -> Any:
         traits: what the page reads besides `_spec` and `frame`.
     """
 
-    def widget(core: Any) -> Any:
-        parts: Any = _anywidget(name, traits) if anywidget else _plain()
-        return type(core.__name__, (core, *parts), {"__doc__": core.__doc__})
+    return lambda core: type(
+        core.__name__,
+        (core, _anywidget(name, traits) if anywidget else _plain()),
+        {"__doc__": core.__doc__},
+    )
 
-    return widget
 
-
-def _anywidget(name: str, traits: tuple[str, ...]) -> tuple[type, ...]:
+def _anywidget(name: str, traits: tuple[str, ...]) -> type:
     page, state = code(name), ("_spec", "frame", *traits)
 
     class Live(anywidget.AnyWidget):
@@ -121,7 +124,7 @@ def _anywidget(name: str, traits: tuple[str, ...]) -> tuple[type, ...]:
             content = packed(page | {"traits": traits, "twin": twin})
             return f'<div class="nas-twin"><!--{content}--><script>{_LOADER}</script></div>'
 
-    return (Live,)
+    return Live
 
 
 _LOADER = (
@@ -132,7 +135,7 @@ _LOADER = (
 )
 
 
-def _plain() -> tuple[type, ...]:
+def _plain() -> type:
     """Where anywidget is missing: the still picture and a slider; it needs a running kernel.
 
     Edges are switched from Python (`view.mask = …`).
@@ -154,4 +157,4 @@ def _plain() -> tuple[type, ...]:
             self.observe(draw, [n for n in ("mask", "frame") if self.has_trait(n)])
             draw()
 
-    return (Plain,)
+    return Plain

@@ -127,11 +127,10 @@ def plot_pareto(
 
 def plot_history(
     history: pd.DataFrame,
-    columns: Sequence[str] | Mapping[str, str] = _HISTORY,
+    columns: Mapping[str, str] = _HISTORY,
     *,
     x: str = "epoch",
     budget: float | None = None,
-    budget_column: str = "cost_mean",
     warmup: float | None = None,
     group: str | None = None,
     title: str = "",
@@ -140,27 +139,22 @@ def plot_history(
 
     Args:
         history: tidy frame, one row per epoch (and per run, when `group` names a column).
-        columns: what to show, or a mapping from column to axis label.
-        budget: horizontal line in the panel of `budget_column`.
+        columns: columns to show, each with its title.
+        budget: horizontal line in the panel of `cost_mean`.
         warmup: number of epochs that a grey band marks.
 
-    Returns:
-        The array of axes.
+    Returns the array of axes.
     """
-    names = (
-        dict(columns) if isinstance(columns, Mapping) else {c: _HISTORY.get(c, c) for c in columns}
-    )
-    figure, axes = plt.subplots(
-        1, len(names), figsize=(2.7 * len(names) + 0.4, 2.5), layout="constrained", squeeze=False
-    )
+    size, n = (2.7 * len(columns) + 0.4, 2.5), len(columns)
+    figure, axes = plt.subplots(1, n, figsize=size, layout="constrained", squeeze=False)
     runs = [("", history)] if group is None else list(history.groupby(group, sort=False))
-    for ax, (column, label) in zip(axes[0], names.items(), strict=True):
+    for ax, (column, label) in zip(axes[0], columns.items(), strict=True):
         for i, (name, rows) in enumerate(runs):
             colour, dash = PALETTE[i % len(PALETTE)], _DASHES[i % len(_DASHES)]
             xs, ys = _column(rows, x), _column(rows, column)
             seen = np.isfinite(ys)  # a column may be measured every few epochs only
             ax.plot(xs[seen], ys[seen], color=colour, dashes=dash, lw=1.6, label=str(name) or None)
-        if budget is not None and column == budget_column:
+        if budget is not None and column == "cost_mean":
             ax.axhline(budget, color=PALETTE[3], lw=1, ls=(0, (4, 3)))
             ax.annotate("budget", (1, budget), (0, 2), xycoords=("axes fraction", "data"),
                         textcoords="offset points", fontsize=7, ha="right", va="bottom",
@@ -182,25 +176,20 @@ def plot_radar(
     scores: pd.DataFrame,
     *,
     ax: Axes | None = None,
-    limits: Mapping[str, tuple[float, float]] | None = None,
     title: str = "",
 ) -> Axes:
     """Radar chart: one polygon per row, one spoke per column (thesis fig. 5.1).
 
     Args:
-        scores: finite numbers, outwards is better; the index names the rows.
-        limits: `{column: (centre, rim)}`, reversed for costs; by default the data's range.
+        scores: finite numbers, more is better; the index names the rows. A spoke goes from the
+            lowest value of its column to the highest.
     """
     if scores.shape[1] < 3:
         raise ValueError(f"a radar chart needs at least 3 columns, got {list(scores.columns)}")
     ax = _axes(ax, (5.0, 4.2), projection="polar")
     angles = np.linspace(0, 2 * np.pi, scores.shape[1], endpoint=False)
     values = scores.to_numpy(dtype=float)
-    spans = [
-        (limits or {}).get(str(c), (np.min(v), np.max(v)))
-        for c, v in zip(scores.columns, values.T, strict=True)
-    ]
-    centre, rim = np.array(spans, dtype=float).T
+    centre, rim = values.min(0), values.max(0)
     width = np.where(rim == centre, 1.0, rim - centre)
     radius = 0.1 + 0.9 * np.clip((values - centre) / width, 0, 1)  # the worst stays visible
     for i, (name, r) in enumerate(zip(scores.index, radius, strict=True)):
@@ -209,10 +198,8 @@ def plot_radar(
         ax.plot(angles[ring], r[ring], color=colour, dashes=_DASHES[i % len(_DASHES)], lw=1.7,
                 marker=_MARKERS[i % len(_MARKERS)], ms=4, label=str(name))  # fmt: skip
         ax.fill(angles[ring], r[ring], color=colour, alpha=0.06)
-    spokes = [
-        f"{c}\n{low:.3g} – {high:.3g}"
-        for c, low, high in zip(scores.columns, centre, rim, strict=True)
-    ]
+    spans = zip(scores.columns, centre, rim, strict=True)
+    spokes = [f"{name}\n{low:.3g} – {high:.3g}" for name, low, high in spans]
     ax.set(theta_offset=np.pi / 2, theta_direction=-1, ylim=(0, 1.03), yticks=[0.1, 0.55, 1.0])
     ax.set_xticks(angles, spokes, fontsize=8)
     ax.tick_params(axis="x", pad=13)

@@ -6,6 +6,7 @@ import io
 from functools import cache, partial
 from typing import Any
 
+import torch
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,30 +17,19 @@ from matplotlib.patheffects import Normal, Stroke
 from PIL import Image
 from torch import Tensor
 
-from nas_core.viz.geometry import (
-    PALETTE,
-    Scene,
-    check_probabilities,
-    edge_states,
-    graph_of,
-    lit_nodes,
-    scene,
-)
+from nas_core.viz.geometry import PALETTE, Scene, check_probabilities, graph_of, scene
 
 # Names come from users: "$" in them is a character and starts no formula.
 plain_text = partial(rc_context, {"text.parse_math": False})
-_INK, _FAINT, _DEAD, _SOFT = "#333333", "#BDBDBD", "#999999", "#757575"
+_INK, _FAINT, _SOFT = "#333333", "#BDBDBD", "#757575"
 
 
-def _style(state: str, p: float | None, colour: str, s: Scene) -> tuple[str, float, float]:
-    """Colour, width and opacity of an edge."""
-    if state == "off":
-        return _FAINT, 1.1 * s.thickness, 1.0
-    if state == "dead":
-        return _DEAD, 1.5 * s.thickness, 0.9
-    if p is None:
-        return colour, 2.6 * s.thickness, 1.0
-    return colour, (1.0 + 4.5 * p) * s.thickness, 0.35 + 0.65 * p
+# Per state of an edge: colour, width, opacity, dashes and height in the stack.
+_STATES: dict[str, Any] = {
+    "off": ("#BDBDBD", 1.1, 1.0, (0, (3, 3)), 1),
+    "dead": ("#999999", 1.5, 0.9, (0, (1, 1.2)), 2),  # kept, but on no path
+    "live": (None, 2.6, 1.0, "solid", 3),
+}
 
 
 def _legend(s: Scene) -> tuple[list[tuple[str, str]], int, float]:
@@ -77,22 +67,22 @@ def draw_architecture(
     graph = graph_of(graph)
     p = None if probabilities is None else check_probabilities(graph, probabilities)
     s = scene(graph)
-    with_labels = p is not None and (len(graph) <= 30 if labels is None else labels)
-    states = edge_states(graph, mask)
-    lit = lit_nodes(graph, states)
-    for e, (shape, state) in enumerate(zip(s.edges, states, strict=True)):
-        base = PALETTE[s.colours[graph.edges[e].kind]]
-        colour, width, alpha = _style(state, None if p is None else float(p[e]), base, s)
-        z = {"off": 1, "dead": 2, "live": 3}[state]
+    kept = torch.ones(len(graph)).bool() if mask is None else graph.check_mask(mask)[0]
+    live, lit = graph.reachable(kept), set()
+    for e, (shape, info) in enumerate(zip(s.edges, graph.edges, strict=True)):
+        state = "live" if live[e] else "dead" if kept[e] else "off"
+        colour, width, alpha, dashes, z = _STATES[state]
+        if state == "live":
+            lit |= {info.source, info.target}
+            colour = PALETTE[s.colours[info.kind]]
+            if p is not None:
+                width, alpha = 1.0 + 4.5 * float(p[e]), 0.35 + 0.65 * float(p[e])
         path = Curve(shape.curve, [Curve.MOVETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4])
-        patch = PathPatch(path, fc="none", ec=colour, lw=width * 0.75, alpha=alpha, zorder=z)
-        patch.set_capstyle("butt")
-        if state != "live":
-            patch.set_linestyle((0, (3, 3)) if state == "off" else (0, (1, 1.2)))
+        patch = PathPatch(path, fc="none", ec=colour, lw=0.75 * width * s.thickness, alpha=alpha,
+                          ls=dashes, zorder=z, capstyle="butt")  # fmt: skip
         ax.add_patch(patch)
         ax.add_patch(Polygon(shape.head, fc=colour, ec="none", alpha=alpha, zorder=z))
-        if with_labels:
-            assert p is not None
+        if p is not None and (len(graph) <= 30 if labels is None else labels):
             ax.text(
                 *shape.label, f"{p[e]:.2f}", ha="center", va="center", fontsize=6.5, zorder=5,
                 color=_INK if state == "live" else _SOFT,
@@ -146,16 +136,12 @@ def architecture_figure(
     s = scene(graph_of(graph))
     lines = title.split("\n") if title else []
     kinds, columns, pitch = _legend(s) if legend else ([], 1, 0.0)
-    above, below = 0.06 + 0.19 * len(lines), 0.04
-    if kinds:
-        below = 0.12 + 0.18 * -(-len(kinds) // columns)
-    below += 0.16 if note else 0.0
-    longest = max(map(len, lines), default=0)
-    width = max(s.width / 100, pitch / 100, 0.085 * longest + 0.2)
-    height = s.height / 100 + above + below
-    figure = Figure(figsize=(width + left, height))
-    ax = figure.add_axes((left / (width + left), below / height, width / (width + left),
-                          s.height / 100 / height))  # fmt: skip
+    rows = -(-len(kinds) // columns)
+    below = (0.12 + 0.18 * rows if kinds else 0.04) + (0.16 if note else 0.0)
+    wide = max(s.width / 100, pitch / 100, 0.085 * max(map(len, lines), default=0) + 0.2)
+    width, height = wide + left, s.height / 100 + below + 0.06 + 0.19 * len(lines)
+    figure = Figure(figsize=(width, height))
+    ax = figure.add_axes((left / width, below / height, wide / width, s.height / 100 / height))
     draw_architecture(ax, graph, *args, title=title, legend=legend, **kwargs)
     ax.title.set_y(1.0)  # the place that was left for it, whatever else there is
     figure.text(0.99, 0.04 / height, note, fontsize=6.5, color=_SOFT, ha="right")
@@ -183,9 +169,7 @@ def to_png(figure: Figure, dpi: int = 80, small: bool = False) -> bytes:
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
     if not small:
         return buffer.getvalue()
-    out = io.BytesIO()
-    image = Image.open(buffer).convert("RGB")
-    image.quantize(palette=_still_colours(), dither=Image.Dither.NONE).save(
-        out, "PNG", optimize=True
-    )
+    out, image = io.BytesIO(), Image.open(buffer).convert("RGB")
+    few = image.quantize(palette=_still_colours(), dither=Image.Dither.NONE)
+    few.save(out, "PNG", optimize=True)
     return out.getvalue()

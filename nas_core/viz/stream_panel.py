@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ipywidgets
 import numpy as np
@@ -14,9 +14,6 @@ from torch import Tensor
 
 from nas_core.viz.geometry import PALETTE, short
 from nas_core.viz.page import View, anywidget, live
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @live("stream_panel")
@@ -88,18 +85,10 @@ class StreamPanel(View):
         return int(min(max(0, proposal["value"]), self._spec["count"] - 1))
 
     def __repr__(self) -> str:
-        spec = self._spec
-        steps, found = len(spec["times"]), len(spec["found"])
-        return f"StreamPanel({spec['title']}: {steps} steps, {found} detections)"
+        s = self._spec
+        return f"StreamPanel({s['title']}: {s['count']} steps, {len(s['found'])} detections)"
 
-    def figure(self, note: str = "") -> Figure:
-        """What is shown now, as a matplotlib figure; `note` is a small line at the bottom."""
-        from nas_core.viz.static import plain_text
-
-        with plain_text():
-            return self._draw(note)
-
-    def _draw(self, note: str) -> Figure:
+    def _draw(self, note: str) -> Any:
         from matplotlib.figure import Figure
 
         from nas_core.viz.plots import style

@@ -80,20 +80,21 @@ def test_history_skips_epochs_that_were_not_measured():
     assert loss.get_title() == "training loss"
     assert accuracy.lines[0].get_xdata().tolist() == [0, 2, 4]
     seeds = pd.concat([history.assign(seed=s) for s in range(3)])
-    (ax,) = plot_history(seeds, ["loss"], group="seed", budget=3.0, budget_column="loss")
+    costs = seeds.rename(columns={"loss": "cost_mean"})
+    (ax,) = plot_history(costs, {"cost_mean": "cost"}, group="seed", budget=3.0)
     assert len(ax.lines) == 4  # three seeds and the budget
-    assert ax.get_title() == "training loss" and ax.get_legend().get_title().get_text() == "seed"
-    (ax,) = plot_history(history.assign(cost_mean=1e6 * (1 + history.loss)), ["cost_mean"])
+    assert ax.get_title() == "cost" and ax.get_legend().get_title().get_text() == "seed"
+    (ax,) = plot_history(history.assign(cost_mean=1e6 * (1 + history.loss)), {"cost_mean": "cost"})
     ax.figure.canvas.draw()
     assert "2 M" in [t.get_text() for t in ax.get_yticklabels()]
     assert not any("." in t.get_text() for t in ax.get_xticklabels())
 
 
-def test_radar_is_scaled_per_spoke_and_can_be_reversed():
+def test_radar_is_scaled_per_spoke():
     scores = pd.DataFrame(
-        {"a": [0.0, 1.0], "b": [5.0, 10.0], "memory": [4.0, 8.0]}, index=["x", "y"]
+        {"a": [0.0, 1.0], "b": [5.0, 10.0], "memory": [-4.0, -8.0]}, index=["x", "y"]
     )
-    ax = plot_radar(scores, limits={"memory": (8.0, 4.0)})
+    ax = plot_radar(scores)
     x, y = (line.get_ydata()[:3] for line in ax.lines)
     assert np.allclose(x, [0.1, 0.1, 1.0]) and np.allclose(y, [1.0, 1.0, 0.1])
     with pytest.raises(ValueError, match="at least 3"):
