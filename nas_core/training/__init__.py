@@ -26,7 +26,6 @@ from nas_core.training.loop import (
     LoopResult,
     MovingAverage,
     NonFiniteLoss,
-    Stateful,
     progress_bar,
     run_epochs,
 )

@@ -11,9 +11,9 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -26,13 +26,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Row = dict[str, Any]
-
-
-class Stateful(Protocol):
-    """Whatever can be saved and restored: modules, optimizers, samplers, histories."""
-
-    def state_dict(self) -> Any: ...
-    def load_state_dict(self, state_dict: Any, /) -> Any: ...
 
 
 class NonFiniteLoss(RuntimeError):
@@ -49,11 +42,11 @@ class NonFiniteLoss(RuntimeError):
         )
 
 
+@dataclass
 class History:
     """One row of plain values per epoch."""
 
-    def __init__(self, rows: list[Row] | None = None):
-        self.rows: list[Row] = list(rows or [])
+    rows: list[Row] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -73,10 +66,10 @@ class History:
         return pd.DataFrame(self.rows)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": [dict(row) for row in self.rows]}
+        return {"rows": list(self.rows)}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        self.rows = [dict(row) for row in state_dict["rows"]]
+        self.rows = list(state_dict["rows"])
 
 
 class EarlyStopping:
@@ -158,7 +151,7 @@ def run_epochs(
     body: Callable[[int], Mapping[str, Any]],
     epochs: int,
     *,
-    state: Mapping[str, Stateful],
+    state: Mapping[str, Any],
     checkpoint: str | Path | None = None,
     progress: bool | str = True,
     monitor: str | None = None,
@@ -174,7 +167,7 @@ def run_epochs(
 
     Args:
         body: one epoch; returns numbers (or words) to be recorded.
-        state: by name, everything that changes.
+        state: by name, everything that changes: objects with state_dict and load_state_dict.
         progress: False, True, or a label; see `progress_bar`.
         monitor, patience, mode: stop after `patience` epochs without a new best `monitor`; the
             modules of `state` then get the weights of the best epoch, also when the epochs ran out.
@@ -275,7 +268,7 @@ def progress_bar(total: int | None, show: bool | str = True, *, initial: int = 0
 
 
 def _check_identity(
-    record: Any, state: Mapping[str, Stateful], config: dict[str, Any], path: Path
+    record: Any, state: Mapping[str, Any], config: dict[str, Any], path: Path
 ) -> None:
     if not isinstance(record, dict) or "state" not in record:
         raise ValueError(f"{path} is not a checkpoint of a training loop")
