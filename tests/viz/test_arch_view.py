@@ -251,8 +251,10 @@ def test_a_name_that_looks_like_a_formula_breaks_no_view():
     graph = build([("0", name, name), (name, "2", "conv")], "0", "2", name)
     view = ArchView(graph, frames=[[1, 1]] * 2, frame_names=[name, "b"], title=name)
     panel = ParetoPanel(graph, [[1, 1]], [1.0], [2.0], names=[name], xlabel=name, ylabel=name)
-    sound = StreamPanel(torch.zeros(16_000), np.ones((1, 1)), [0], [1], [name], truth=[(name, 0)],
-                        found=[(name, 0)], title=name)  # fmt: skip
+    sound = StreamPanel(
+        torch.zeros(48_000), np.ones((9, 1)), range(0, 1800, 200), [1] * 9, [name],
+        truth=[(name, 0)], found=[(name, 0)], title=name,
+    )  # fmt: skip
     for shown in (view, panel, sound):
         data, _ = shown._repr_mimebundle_()
         assert data["image/png"].startswith("iVBOR")
