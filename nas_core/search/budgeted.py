@@ -62,22 +62,16 @@ class BudgetConfig:
     seed: int = 0
 
     def __post_init__(self):
-        if not 0 <= self.warmup_epochs < self.epochs:
-            raise ValueError(
-                f"warmup_epochs is {self.warmup_epochs}; it must be in 0…{self.epochs - 1}, "
-                "so that sampling starts before the last epoch"
-            )
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
-        if self.max_logit is not None and not self.max_logit > 0:
-            raise ValueError(f"max_logit is {self.max_logit}; it must be positive, or None")
-        if not 0 <= self.lam < math.inf:
-            raise ValueError(f"lam is {self.lam}; a negative λ would reward overspending")
-        if not (0 <= self.gamma_lr < math.inf and math.isfinite(self.entropy_weight)):
-            raise ValueError(
-                f"gamma_lr is {self.gamma_lr}, entropy_weight {self.entropy_weight}; both must be "
-                "finite, and gamma_lr at least 0"
-            )
+        for name, allowed, needed in (
+            ("warmup_epochs", 0 <= self.warmup_epochs < self.epochs, f"in 0…{self.epochs - 1}"),
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("max_logit", self.max_logit is None or self.max_logit > 0, "positive, or None"),
+            ("lam", 0 <= self.lam < math.inf, "at least 0: a negative λ rewards overspending"),
+            ("gamma_lr", 0 <= self.gamma_lr < math.inf, "at least 0"),
+            ("entropy_weight", math.isfinite(self.entropy_weight), "finite"),
+        ):
+            if not allowed:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {needed}")
         make_optimizer([], lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
         make_optimizer([], lr=1.0, momentum=self.gamma_momentum)
         self.lr_at(0)
@@ -127,10 +121,7 @@ def budgeted(
     graph = supernet.graph
     graph.require(sampler.graph.fingerprint, sampler.graph.name, "the sampler")
     if not sampler.logits.isfinite().all():
-        raise ValueError(
-            "a logit of the sampler is not finite; to keep an edge in every architecture, "
-            "name it in `fixed`"
-        )
+        raise ValueError("a logit of the sampler is not finite; edges always kept are `fixed`")
     if not len(data.train):
         raise ValueError("there are no training examples")
     space = _checked_budget(supernet, cost, budget, config.seed)
@@ -140,11 +131,9 @@ def budgeted(
     supernet.to(device)
     if on_gpu:
         supernet.to(memory_format=torch.channels_last)
+    decay = config.weight_decay
     theta = make_optimizer(
-        supernet.parameters(),
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
+        supernet.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=decay
     )
     gamma = torch.optim.SGD(
         sampler.parameters(), lr=config.gamma_lr, momentum=config.gamma_momentum
@@ -168,21 +157,18 @@ def budgeted(
         loss_sum: Tensor | float = 0.0  # stays on the device
         cost_sum = violation_sum = 0.0
         steps = 0
-        batches = data.train.batches(config.batch_size, seed=config.seed, epoch=epoch)
-        for x, y in batches:
+        for x, y in data.train.batches(config.batch_size, seed=config.seed, epoch=epoch):
             steps += 1
             if warm and not config.warmup_sampled:
                 losses = losses_of(x, y, None)
                 cost_sum += space.full
-            elif warm:
-                mask = graph.reachable(sampler.sample(len(x), generator).mask)
-                losses = losses_of(x, y, mask)
-                cost_sum += price(cost, mask).mean().item()
             else:
                 sample = sampler.sample(len(x), generator)
                 mask = graph.reachable(sample.mask)  # [B, E]: dead ends cost and do nothing
                 costs = price(cost, mask)  # [B]
                 losses = losses_of(x, y, mask)  # [B]
+                cost_sum += costs.mean().item()
+            if not warm:
                 # D of eq. 3.14. The one point of a step at which the host waits for the device.
                 objective = losses.detach().to("cpu", torch.float64)
                 objective = objective + config.lam * overspend(costs, budget, space.scale)
@@ -191,7 +177,6 @@ def budgeted(
                 if config.max_logit is not None:  # an edge whose γ is 0 is never tried again
                     with torch.no_grad():
                         sampler.logits.clamp_(-config.max_logit, config.max_logit)
-                cost_sum += costs.mean().item()
                 violation_sum += (costs > budget).double().mean().item()
             descend(losses.mean(), theta)
             loss_sum = loss_sum + losses.detach().mean()
@@ -224,13 +209,7 @@ def budgeted(
     loop = run_epochs(
         one_epoch,
         config.epochs,
-        state={
-            "supernet": supernet,
-            "sampler": sampler,
-            "theta": theta,
-            "gamma": gamma,
-            "trace": trace,
-        },
+        state=dict(supernet=supernet, sampler=sampler, theta=theta, gamma=gamma, trace=trace),
         checkpoint=checkpoint,
         progress=progress,
         config=identity,
@@ -276,11 +255,10 @@ def describe_cost(cost: Cost, graph: Graph) -> str:
 
 
 def _describe_sampler(sampler: BernoulliSampler | ChoiceSampler) -> str:
-    kind = type(sampler).__name__
-    if isinstance(sampler, BernoulliSampler):
-        fixed = sampler.fixed.nonzero().flatten().tolist()
-        return f"{kind}, from logit {sampler.initial_logit:g}, fixed {fixed}"
-    return f"{kind}, groups {[list(group) for group in sampler.groups]}"
+    if isinstance(sampler, ChoiceSampler):
+        return f"choices {[list(group) for group in sampler.groups]}"
+    fixed = sampler.fixed.nonzero().flatten().tolist()
+    return f"independent edges from logit {sampler.initial_logit:g}, fixed {fixed}"
 
 
 def _checked_budget(supernet: SuperNetwork, cost: Cost, budget: float, seed: int) -> SpaceProfile:

@@ -67,38 +67,38 @@ class Run:
         gamma = self.probabilities[len(self.history) - len(searched) :]  # [epochs, E]
         if len(searched) < 2:
             return []
-        remarks = []
         first, last = self.history.loss.iloc[0], self.history.loss.iloc[-1]
+        # Epochs of the search until Γ stood still, and the undecided gates on the live part.
+        moved = ((gamma[1:] - gamma[:-1]).abs().amax(1) > STILL).nonzero()
+        settled = int(moved.max()) + 2 if len(moved) else 1
+        nodes = {self.graph.source, *(self.graph.edges[e].target for e in self.architecture.kept)}
+        live = torch.tensor([edge.source in nodes for edge in self.graph.edges])
+        undecided = int((live & (gamma[-1] > OPEN) & (gamma[-1] < 1 - OPEN)).sum())
+        remarks = []
         if last > 0.95 * first:
             remarks.append(
                 f"The network did not learn (loss {first:.3g} in the first epoch, {last:.3g} in "
                 "the last), so that Γ followed the cost alone: change lr, or train longer."
             )
-        # Epochs of the search until Γ stood still, and gates on the live part that are open.
-        moved = (gamma[1:] - gamma[:-1]).abs().amax(1) > STILL
-        settled = int(moved.nonzero().max()) + 1 if moved.any() else 0
-        at = {self.graph.source, *(self.graph.edges[e].target for e in self.architecture.kept)}
-        live = torch.tensor([edge.source in at for edge in self.graph.edges])
-        open_gates = int((live & (gamma[-1] > OPEN) & (gamma[-1] < 1 - OPEN)).sum())
-        if settled < len(gamma) / 2 and not open_gates:
+        if settled <= len(gamma) / 2 and not undecided:
             remarks.append(
-                f"Γ stood still after {settled + 1} of {len(gamma)} epochs of search, before the "
-                "loss could say much: lower gamma_lr (÷ 3 to ÷ 10), set gamma_momentum to 0, or "
-                "bound it with max_logit."
+                f"Γ stood still after {settled} of {len(gamma)} epochs of search, before the loss "
+                "could say much: lower gamma_lr (÷ 3 to ÷ 10), set gamma_momentum to 0, or bound "
+                "it with max_logit."
             )
-        if open_gates:
+        if undecided:
             remarks.append(
-                f"{open_gates} of {int(live.sum())} gates are undecided (γ within "
-                f"{OPEN:g}…{1 - OPEN:g}): search longer or raise gamma_lr, or draw several "
-                "architectures and choose by training each for a short time (`search.shortlist`)."
+                f"{undecided} of {int(live.sum())} gates are undecided (γ within "
+                f"{OPEN:g}…{1 - OPEN:g}): search longer, raise gamma_lr, or choose among several "
+                "architectures with `search.shortlist`."
             )
         if not self.architecture.is_empty and not self.meets_budget:
-            remarks.append("Raise lam (× 3 to × 10), or search longer.")
+            remarks.append("Raise lam (× 3 to × 10), or choose with `search.shortlist`.")
         elif self.meets_budget and self.cost < 0.85 * self.budget < 0.85 * self.full_cost:
             remarks.append(
-                f"{1 - self.cost / self.budget:.0%} of the budget is unused: the hinge punishes "
-                "samples above the budget and rewards nothing below it. Lower gamma_lr or lam, or "
-                "choose with `search.shortlist`, which prefers architectures that spend."
+                f"{1 - self.cost / self.budget:.0%} of the budget is unused: samples above it are "
+                "punished, and nothing rewards coming close. Lower gamma_lr or lam, or choose "
+                "with `search.shortlist`, which prefers architectures that spend."
             )
         return remarks
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +147,12 @@ class Setup:
             **dict(self.space_args), num_classes=len(images.classes), input_shape=images.input_shape
         )
 
-    def price(self, net: SuperNetwork) -> tuple[costs.AdditiveCost, float]:
-        """The cost of this super-network, and what everything in it costs together."""
+    def start(self, seed: int) -> tuple[data.Dataset, SuperNetwork, costs.AdditiveCost, float]:
+        """Data, super-network, its cost, and what everything in it costs together."""
+        images = self.load(seed)
+        net = self.build(images, seed)
         cost = COSTS[self.cost](net)
-        return cost, cost(torch.ones(1, net.num_edges, dtype=torch.bool)).item()
+        return images, net, cost, cost(torch.ones(1, net.num_edges, dtype=torch.bool)).item()
 
 
 @dataclass
@@ -176,22 +179,25 @@ def search_trial(
     The derived network keeps the weights of the search; its batch-norm statistics are
     re-estimated on the training data. Select by `val_accuracy`, report `test_accuracy`.
     """
-    images = setup.load(config.seed)
-    net = setup.build(images, config.seed)
-    cost, full = setup.price(net)
+    images, net, cost, full = setup.start(config.seed)
     sampler = BernoulliSampler(net.graph, fixed=net.graph.of_kind("stem", "head"))
     start = time.perf_counter()
     run = budgeted(
         net, sampler, cost, share * full, images, config, checkpoint=checkpoint, progress=progress
     )
+    seconds = time.perf_counter() - start
+    network = derive(run.architecture, net, images)
     row = {
         "kind": "budgeted",
         "share": share,
         "lam": config.lam,
         "meets_budget": run.meets_budget,
         "entropy": float(run.history.entropy.iloc[-1]),
+        **_measured(network, run.architecture, images, run.cost, full),
+        "seed": config.seed,
+        "seconds": round(seconds, 1),
     }
-    return _measured(row, run.architecture, net, images, run.cost, full, config.seed, start, run)
+    return Trial(row, network, net, run.architecture, run)
 
 
 def plain_trial(
@@ -199,7 +205,6 @@ def plain_trial(
     config: TrainConfig,
     architecture: Architecture | None = None,
     *,
-    kind: str = "ResNet",
     checkpoint: str | Path | None = None,
     progress: bool | str = False,
 ) -> Trial:
@@ -208,33 +213,27 @@ def plain_trial(
     Args:
         architecture: of the space of `setup`; the plain ResNet of a ResNet fabric when None.
     """
-    images = setup.load(config.seed)
-    net = setup.build(images, config.seed)
+    images, net, cost, full = setup.start(config.seed)
     arch = plain_resnet(net.graph) if architecture is None else architecture
-    cost, full = setup.price(net)
-    own = cost(arch.mask.unsqueeze(0)).item()
     network = arch.extract(net)
     start = time.perf_counter()
     train_classifier(network, images, config, checkpoint=checkpoint, progress=progress)
-    row = {"kind": kind, "share": own / full}
-    return _measured(row, arch, net, images, own, full, config.seed, start, network=network)
+    seconds = time.perf_counter() - start
+    own = cost(arch.mask.unsqueeze(0)).item()
+    row = {
+        "kind": "ResNet" if architecture is None else "given",
+        "share": own / full,
+        **_measured(network.eval(), arch, images, own, full),
+        "seed": config.seed,
+        "seconds": round(seconds, 1),
+    }
+    return Trial(row, network, net, arch)
 
 
 def _measured(
-    row: dict[str, Any],
-    arch: Architecture,
-    net: SuperNetwork,
-    images: data.Dataset,
-    cost: float,
-    full: float,
-    seed: int,
-    start: float,
-    run: Run | None = None,
-    network: nn.Module | None = None,
-) -> Trial:
-    seconds = time.perf_counter() - start
-    network = derive(arch, net, images) if network is None else network.eval()
-    measured = {
+    network: nn.Module, arch: Architecture, images: data.Dataset, cost: float, full: float
+) -> dict[str, Any]:
+    return {
         "cost": cost,
         "cost_share": cost / full,
         "macs": arch.macs,
@@ -242,10 +241,7 @@ def _measured(
         "edges": len(arch.kept),
         "val_accuracy": accuracy(network, images.val),
         "test_accuracy": accuracy(network, images.test),
-        "seed": seed,
-        "seconds": round(seconds, 1),
     }
-    return Trial(row | measured, network, net, arch, run)
 
 
 def front(
