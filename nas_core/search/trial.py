@@ -69,9 +69,7 @@ def shortlist(
         supernet.eval()
         for norm in norms:  # statistics of the batch, while the running ones stay as they are
             norm.training, norm.track_running_stats = True, False
-        losses = [
-            evaluate(lambda x, mask=mask: supernet(x, mask), examples.val)["loss"] for mask in masks
-        ]
+        losses = [evaluate(partial(supernet, mask=m), examples.val)["loss"] for m in masks]
     finally:
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
