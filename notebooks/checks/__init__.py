@@ -97,7 +97,7 @@ def compare(
         except Exception as error:
             if _is_stub(error):
                 raise
-            return f"for {label} {_raised(error)}"
+            return f"for {label} {_raised(error)}" + _hint(hints, error, None, arguments)
         problem = same(got, want, tolerance)
         if problem is None and any(
             same(a, b, 0.0)
@@ -106,8 +106,7 @@ def compare(
         ):
             return f"for {label} it changes its arguments; work on copies"
         if problem:
-            hint = next((text for holds, text in hints if _holds(holds, got, want, arguments)), "")
-            return f"for {label} {problem}" + (f"\n  hint: {hint}" if hint else "")
+            return f"for {label} {problem}" + _hint(hints, got, want, arguments)
     return None
 
 
@@ -161,6 +160,12 @@ def _same_numbers(got: Any, want: Any, tolerance: float) -> Problem:
 
 def _first(problems: Iterable[tuple[str, Problem]]) -> Problem:
     return next((f"in {where} {problem}" for where, problem in problems if problem), None)
+
+
+def _hint(hints: Iterable[Hint], got: Any, want: Any, arguments: Sequence[Any]) -> str:
+    """The words of the first hint that applies; of an answer that raises, `got` is the error."""
+    found = (text for holds, text in hints if _holds(holds, got, want, arguments))
+    return next((f"\n  hint: {text}" for text in found), "")
 
 
 def _holds(predicate: Callable[..., bool], got: Any, want: Any, arguments: Sequence[Any]) -> bool:

@@ -126,6 +126,28 @@ def ex_2_2(answer) -> Problem:
                 "no baseline, and the sum over the batch instead of the mean",
             ),
             (
+                _by_log_prob(lambda got, want, v: _close(got, -v / len(v)) or _close(got, -v)),
+                "there is no baseline, and the sign is reversed: 𝒟 is a loss",
+            ),
+            (
+                _by_log_prob(lambda got, want, v: _close(got, torch.zeros_like(got))),
+                "log_prob gets no gradient: weigh each sample's log_prob, then take the mean",
+            ),
+            (
+                _by_log_prob(
+                    lambda got, want, v: any(
+                        _close(got, want / v.std(correction=c)) for c in (0, 1)
+                    )
+                ),
+                "leave out the division by the standard deviation: it changes the step's length",
+            ),
+            (
+                lambda got, want, log_prob, v: _close(
+                    got["gradient by log_prob"], want["gradient by log_prob"] * log_prob.exp()
+                ),
+                "this differentiates the probability; REINFORCE weighs the gradient of log P",
+            ),
+            (
                 lambda got, want, *_: bool(got["gradient by D_values"].any()),
                 "the advantage is a constant: detach() it, or the weights learn from this loss",
             ),
@@ -196,6 +218,10 @@ def ex_2_4(answer) -> Problem:
         },
         hints=[
             (
+                lambda got, want, d, o: float(want) > 0 and abs(float(got) + float(want)) < 1e-4,
+                "the sign is reversed: λ·over has to make up for what a violator's loss is lower",
+            ),
+            (
                 lambda got, want, d, o: float(got) < 0,
                 "where the best of all is within the budget every λ ≥ 0 will do: never negative",
             ),
@@ -208,6 +234,26 @@ def ex_2_4(answer) -> Problem:
                     abs(float(got) - ((d[o == 0].max() - d[o > 0]) / o[o > 0]).max().item()) < 1e-4
                 ),
                 "compare with the best architecture within the budget, not with the worst",
+            ),
+            (
+                lambda got, want, d, o: (
+                    abs(float(got) - float((_crossings(d, o) * o[o > 0]).max())) < 1e-4
+                ),
+                "divide by the overspending: λ multiplies it",
+            ),
+            (
+                lambda got, want, d, o: abs(float(got) - float(_crossings(d, o).mean())) < 1e-4,
+                "this is the mean of the crossings; λ* lies beyond all of them",
+            ),
+            (
+                lambda got, want, d, o: (
+                    abs(float(got) - float(((d.min() - d[o > 0]) / o[o > 0]).max())) < 1e-4
+                ),
+                "compare with the best architecture within the budget, not with the best of all",
+            ),
+            (
+                lambda got, want, d, o: isinstance(got, Exception) and not (o > 0).any(),
+                "nothing may be over the budget; then λ* is 0",
             ),
             (
                 lambda got, want, d, o: not torch.isfinite(torch.as_tensor(float(got))),

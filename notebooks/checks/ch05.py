@@ -38,7 +38,29 @@ def ex_5_1(fn: object) -> Problem:
         "a single operation": [nx.empty_graph(1, create_using=nx.DiGraph)],
         "no operation": [nx.DiGraph()],
     }
-    return compare(fn, _longest_chain, cases, hints=hints)
+    called: list[str] = []
+
+    def watched(operations: nx.DiGraph) -> object:
+        """Calls the answer where networkx's own answers tell that they were asked."""
+        own = {name: getattr(nx, name) for name in dir(nx) if "longest" in name}
+
+        def telling(name: str):
+            return lambda *args, **kwargs: called.append(name) or own[name](*args, **kwargs)
+
+        for name in own:
+            setattr(nx, name, telling(name))
+        try:
+            return fn(operations)  # type: ignore[operator]
+        finally:
+            for name, function in own.items():
+                setattr(nx, name, function)
+
+    if not callable(fn):
+        return compare(fn, _longest_chain, cases)
+    problem = compare(watched, _longest_chain, cases, hints=hints)
+    if called:
+        return f"it calls networkx's own {called[0]}: go through nx.topological_sort instead"
+    return problem
 
 
 def _slower(mask: Tensor, macs: Tensor, machine: Tensor) -> Tensor:

@@ -83,6 +83,48 @@ def _counts(found: list, truth: list) -> tuple[int, int, int]:
     return result.correct, result.wrong, result.false_alarms
 
 
+def _counted(found: list, truth: list, choose, near) -> tuple[int, int, int]:
+    """The counts, where `near(ms, spoken ms)` words are free and `choose` takes one of them."""
+    free, tally = list(truth), [0, 0, 0]
+    for word, ms in found:
+        close = [spoken for spoken in free if near(ms, spoken[1])]
+        taken = choose(close, word, ms) if close else None
+        if taken:
+            free.remove(taken)
+        tally[2 if not taken else int(taken[0] != word)] += 1
+    return (tally[0], tally[1], tally[2])
+
+
+def _nearest(close, word, ms):
+    return min(close, key=lambda spoken: abs(spoken[1] - ms))
+
+
+def _same_word(close, word, ms):
+    return next((spoken for spoken in close if spoken[0] == word), None)
+
+
+def _earliest(close, word, ms):
+    return close[0]
+
+
+def _within(ms, spoken):
+    return abs(spoken - ms) <= 750
+
+
+_USUAL = [  # (a usual mistake, what to say)
+    (lambda got, want, *a: tuple(got) == _counted(*a, _nearest, _within), "take the earliest "
+     "free word within the tolerance, not the nearest"),
+    (lambda got, want, *a: tuple(got) == _counted(*a, _same_word, _within), "a detection takes the "
+     "earliest free word whatever it is; another word makes it a wrong one"),
+    (lambda got, want, *a: tuple(got) == _counted(*a, _earliest, lambda m, s: abs(s - m) < 750),
+     "“within 750 ms” includes exactly 750"),
+    (lambda got, want, *a: tuple(got) == _counted(*a, _earliest, lambda m, s: 0 <= m - s <= 750),
+     "a detection may also come before the middle of its word: take the absolute difference"),
+    (lambda got, want, found, truth: got[2] == want[2] + len(truth) - want[0] - want[1],
+     "words that nobody detected are misses, not false alarms: count detections only"),
+]  # fmt: skip
+
+
 @exercise("6.3", "counting mistakes")
 def ex_6_3(answer) -> Problem:
     truth = [("yes", 1000), ("no", 4000), ("go", 4600), ("no", 9000)]
@@ -94,6 +136,8 @@ def ex_6_3(answer) -> Problem:
             "a word detected twice": ([("yes", 900), ("yes", 1300)], truth),
             "two words close together": ([("no", 4100), ("go", 4200)], truth),
             "exactly at the tolerance": ([("yes", 1750), ("no", 8249)], truth),
+            "the earlier of two words": ([("go", 4500)], truth),
+            "the second word after a first that was taken": ([("no", 4400), ("go", 4500)], truth),
             "nothing": ([], truth),
         },
         hints=[
@@ -101,6 +145,7 @@ def ex_6_3(answer) -> Problem:
                 lambda got, want, *_: got[0] + got[1] > want[0] + want[1],
                 "a ground-truth word can be taken only once",
             ),
+            *_USUAL,
             (
                 lambda got, want, *_: sum(got) < sum(want),
                 "every detection counts as exactly one of the three",

@@ -28,6 +28,22 @@ def ex_7_1(answer) -> Problem:
                 lambda got, want, f, h, e: got == 3 * h * (f + h),
                 "the linear layer from the state to the gates is missing",
             ),
+            (
+                lambda got, want, f, h, e: got in (3 * h * f, 3 * h * f + h * e),
+                "each of the three gates reads the state too: a second matrix, hidden × hidden",
+            ),
+            (
+                lambda got, want, f, h, e: got == 4 * h * (f + h) + h * e,
+                "four gates are an LSTM's; a GRU has three",
+            ),
+            (
+                lambda got, want, f, h, e: got - want in (3 * h, 6 * h, 3 * h + e, 6 * h + e, e),
+                "biases are additions, not multiply-adds: leave them out",
+            ),
+            (
+                lambda got, want, f, h, e: got == 3 * h * (f + h) + f * e,
+                "the last layer reads the state (hidden), not Φ (features)",
+            ),
             (lambda got, want, *_: got == 2 * want, "multiply-adds, not single operations"),
         ],
     )
@@ -67,6 +83,24 @@ def ex_7_2(answer) -> Problem:
             (
                 lambda got, want, r, n, d: torch.allclose(got, _of_the_past(r, n, d)),
                 "a step answers for what comes after it, not for what came before",
+            ),
+            (
+                lambda got, want, r, n, d: torch.allclose(got, _credit(r, n, 1.0)),
+                "the sum is not discounted: multiply what is carried along by the discount",
+            ),
+            (
+                lambda got, want, r, n, d: torch.allclose(got, want - _credit(r, n, 0.0)),
+                "a step's own reward belongs to its return: the sum begins at u = t",
+            ),
+            (
+                lambda got, want, r, n, d: torch.allclose(got, want[:, :1].expand_as(want)),
+                "every step got the return of the first one; later steps answer for less",
+            ),
+            (
+                lambda got, want, r, n, d: torch.allclose(
+                    got, want * d ** torch.arange(want.shape[1])
+                ),
+                "count the discount from the step itself: discount^(u − t), not discount^u",
             ),
         ],
     )

@@ -47,6 +47,34 @@ def only_right_ones(found, truth, tolerance=750):
     return right, 0, alarms
 
 
+def counted(choose, near=lambda ms, spoken: abs(spoken - ms) <= 750):
+    def count(found, truth, tolerance=750):
+        free, tally = list(truth), [0, 0, 0]
+        for word, ms in found:
+            close = [w for w in free if near(ms, w[1])]
+            taken = choose(close, word, ms) if close else None
+            if taken:
+                free.remove(taken)
+            tally[2 if not taken else int(taken[0] != word)] += 1
+        return tuple(tally)
+
+    return count
+
+
+def first(close, word, ms):
+    return close[0]
+
+
+def misses_are_alarms(found, truth, tolerance=750):
+    right, wrong, alarms = SOLVED["count_mistakes"](found, truth, tolerance)
+    return right, wrong, alarms + len(truth) - right - wrong
+
+
+def discounted_from_the_start(rewards, length, discount):
+    powers = discount ** torch.arange(rewards.shape[1])
+    return SOLVED["credit"](rewards, length, discount) * powers
+
+
 def all_rewards(rewards, length, discount):
     return SOLVED["credit"](rewards, torch.full_like(length, rewards.shape[1]), discount)
 
@@ -68,11 +96,40 @@ MISTAKES = [
     ),
     ("count_mistakes", taken_twice, "taken only once"),
     ("count_mistakes", only_right_ones, "exactly one of the three"),
+    (
+        "count_mistakes",
+        counted(lambda close, word, ms: min(close, key=lambda w: abs(w[1] - ms))),
+        "not the nearest",
+    ),
+    (
+        "count_mistakes",
+        counted(lambda close, word, ms: next((w for w in close if w[0] == word), None)),
+        "whatever it is",
+    ),
+    ("count_mistakes", counted(first, lambda ms, w: abs(w - ms) < 750), "exactly 750"),
+    ("count_mistakes", counted(first, lambda ms, w: 0 <= ms - w <= 750), "absolute difference"),
+    ("count_mistakes", misses_are_alarms, "are misses"),
     ("controller_macs", lambda f, h, e: h * (f + h) + h * e, "three gates"),
+    ("controller_macs", lambda f, h, e: 3 * h * f + h * e, "reads the state too"),
+    ("controller_macs", lambda f, h, e: 4 * h * (f + h) + h * e, "an LSTM's"),
+    ("controller_macs", lambda f, h, e: 3 * h * (f + h) + 6 * h + h * e + e, "biases"),
+    ("controller_macs", lambda f, h, e: 3 * h * (f + h) + f * e, "not Φ"),
     ("controller_macs", lambda f, h, e: 3 * h * (f + h), "linear layer"),
     ("controller_macs", lambda f, h, e: 2 * SOLVED["controller_macs"](f, h, e), "multiply-adds"),
     ("credit", all_rewards, "padding"),
     ("credit", of_the_past, "comes after it"),
+    ("credit", lambda r, n, d: SOLVED["credit"](r, n, 1.0), "is not discounted"),
+    (
+        "credit",
+        lambda r, n, d: SOLVED["credit"](r, n, d) - SOLVED["credit"](r, n, 0.0),
+        "own reward",
+    ),
+    (
+        "credit",
+        lambda r, n, d: SOLVED["credit"](r, n, d)[:, :1].expand(r.shape),
+        "return of the first one",
+    ),
+    ("credit", discounted_from_the_start, "from the step itself"),
     ("moving_average", lambda old, new, keep: keep * new + (1 - keep) * old, "the wrong way round"),
 ]
 
