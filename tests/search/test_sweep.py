@@ -90,14 +90,21 @@ def test_key_is_the_configuration_not_the_order_of_its_names(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_ctrl_c_keeps_what_is_finished(tmp_path, workers):
-    configs = grid(x=range(40), folder=[str(tmp_path)], pause=[0.1])
+    """Two trials end; the others wait for longer than any machine is slow, until Ctrl-C."""
+    folder = [str(tmp_path)]
+    quick = grid(x=range(2), folder=folder, pause=[0.1])
+    configs = [*quick, *grid(x=range(2, 6), folder=folder, pause=[10_000])]
     store = tmp_path / "s.sqlite"
 
+    def finished() -> int:
+        try:
+            return len(stored(store))
+        except sqlite3.OperationalError:  # not there yet
+            return 0
+
     def interrupt() -> None:
-        for _ in range(300):  # after the second trial has ended
+        while finished() < 2:
             time.sleep(0.1)
-            if len(trials.calls(tmp_path)) >= 2:
-                break
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
@@ -106,11 +113,11 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path, workers):
     thread.join()
     assert table.attrs["interrupted"]
     done = table.status == "done"
-    assert 1 <= done.sum() < 40 and set(table.status[~done]) == {"pending"}
-    again = sweep(trials.slow, configs[:4], store=store, workers=workers)
+    assert done.tolist() == [True] * 2 + [False] * 4
+    assert set(table.status[~done]) == {"pending"}
+    again = sweep(trials.slow, quick, store=store, workers=workers)
     assert set(again.status) == {"done"} and not again.attrs["interrupted"]
-    kept = [x for x in range(4) if done[x]]
-    assert kept and all(trials.calls(tmp_path)[x] == 1 for x in kept)
+    assert trials.calls(tmp_path) == {0: 1, 1: 1}
 
 
 def test_killed_parent_leaves_a_store_that_goes_on(tmp_path):
@@ -314,7 +321,7 @@ with open("runs", "a") as f:
     f.write("x")
 def trial(x):
     Path(f"{os.getpid()}.pid").touch()
-    time.sleep(float(sys.argv[1]) if len(sys.argv) > 1 else 60)
+    time.sleep(float(sys.argv[1]) if len(sys.argv) > 1 else 10_000)
     return {"y": x}
 sweep(trial, grid(x=[1, 2]), store="s.sqlite", workers=2)
 """
@@ -327,7 +334,7 @@ def run_script(folder, *arguments):
 
 
 def test_a_script_without_main_guard_runs_once(tmp_path):
-    assert run_script(tmp_path, "0").wait(timeout=300) == 0
+    assert run_script(tmp_path, "0").wait(timeout=1500) == 0
     assert (tmp_path / "runs").read_text() == "x"
     assert stored(tmp_path / "s.sqlite").y.tolist() == [1, 2]
 
@@ -340,7 +347,7 @@ def test_workers_end_with_a_killed_parent(tmp_path):
         time.sleep(0.05)
     process.kill()
     process.wait()
-    wait_until(lambda: not any(map(alive, pids)), seconds=20)  # the trials sleep for a minute
+    wait_until(lambda: not any(map(alive, pids)), seconds=600)  # the trials sleep for hours
 
 
 def alive(pid):

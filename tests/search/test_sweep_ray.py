@@ -169,7 +169,7 @@ def test_table_of_chapter_one_is_made_on_the_cluster(cluster, tmp_path):
             with contextlib.suppress(sqlite3.OperationalError), sqlite3.connect(store) as db:
                 done = db.execute("SELECT result FROM trials WHERE status = 'done'").fetchall()
         command.send_signal(signal.SIGINT)
-        errors = command.communicate(timeout=60)[1]
+        errors = command.communicate(timeout=600)[1]
     finally:
         command.kill()
     assert "interrupted; the same command continues it" in errors

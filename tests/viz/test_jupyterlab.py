@@ -80,7 +80,7 @@ def home(tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("lab")
     os.environ.update(_environment(home))
     nbformat.write(notebook(), home / "live.ipynb")
-    done = NotebookClient(notebook(), timeout=300).execute()
+    done = NotebookClient(notebook(), timeout=1500).execute()
     nbformat.write(done, home / "still.ipynb")
     trust = [sys.executable, "-m", "jupyter", "trust", str(home / "still.ipynb")]
     subprocess.run(trust, check=True, capture_output=True)
@@ -139,7 +139,7 @@ def server(home) -> Iterator[str]:
 
 
 def _address(home: Path, process: subprocess.Popen) -> str:
-    for _ in range(240):
+    for _ in range(1200):
         for file in (home / "runtime").glob(f"jpserver-{process.pid}.json"):
             try:
                 url = json.loads(file.read_text())["url"]
@@ -163,7 +163,7 @@ def opened(browser, server: str, name: str):
     """A page with a notebook."""
     page = new_page(browser)
     page.add_init_script(PATIENT)
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(600_000)
     page.goto(f"{server}lab/tree/{name}?reset")
     page.locator(".jp-Notebook").wait_for()
     return page
@@ -215,15 +215,19 @@ def edge(page, title: str, name: str):
 def python(page, expression: str) -> str:
     """What the kernel behind the notebook prints for an expression.
 
-    A notebook gets its session some time after it is shown, on a busy machine seconds later.
+    A notebook gets its session some time after it is shown, on a busy machine minutes later, and
+    may lose it again while it starts: waiting and asking are one step.
     """
-    page.wait_for_function(
-        "jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel"
-        "?.connectionStatus === 'connected'"
-    )
     return page.evaluate(
         """async (code) => {
-          const kernel = jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+          const found = () => jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel;
+          const limit = Date.now() + 600_000;
+          let kernel = found();
+          while (kernel?.connectionStatus !== 'connected') {
+            if (Date.now() > limit) throw new Error('the notebook got no kernel');
+            await new Promise((resolve) => setTimeout(resolve, 100));
+            kernel = found();
+          }
           let text = '';
           const future = kernel.requestExecute({ code, store_history: false });
           future.onIOPub = (m) => { text += m.content.text ?? ''; };
@@ -236,7 +240,7 @@ def python(page, expression: str) -> str:
 
 def wait_for_python(page, expression: str, answer: str) -> None:
     """Until the kernel gives this answer; what changed on the page reaches it a little later."""
-    limit = time.monotonic() + 120
+    limit = time.monotonic() + 600
     while (said := python(page, expression)) != answer:
         assert time.monotonic() < limit, f"{expression} is {said}, not {answer}"
 
