@@ -262,18 +262,16 @@ def data(args: argparse.Namespace) -> int:
     """List the data sets and whether they are here, or fetch one into the data root."""
     from nas_core import data as sets
 
-    if args.root and Path(args.root).is_file():
-        raise ValueError(f"data root {args.root} is a file; name a folder")
+    root = sets.data_root(args.root)
+    if root.is_file():
+        raise ValueError(f"data root {root} is a file; name a folder")
     if args.action == "fetch":
         if not args.name:
             raise ValueError("name the data set to fetch; `nas-workbook data list` lists them")
-        print(f"{args.name} is in {sets.fetch(args.name, root=args.root)}")
+        print(f"{args.name} is in {sets.fetch(args.name, root=root)}")
         return 0
-    print(f"data root: {sets.data_root(args.root)}")
-    if not hasattr(sets, "states"):  # until nas_core.data has it
-        print("\n".join([*sets.available(), *sets.FILES]))
-        return 0
-    states = sets.states(args.root)
+    print(f"data root: {root}")
+    states = sets.states(root)
     for name, state in states.items():
         print(f"{name:{max(map(len, states))}}  {state}")
     return 0

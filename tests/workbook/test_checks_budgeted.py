@@ -43,7 +43,7 @@ def test_solutions_pass_and_stubs_fail(check, solution, capsys):
 MISTAKES = [
     ("ex_3_1", lambda i, o, s, k: 2 * block_macs(i, o, s, k), "not two"),
     ("ex_3_1", lambda i, o, s, k: 9 * s * s * (i * o + o * o), "output"),
-    ("ex_3_1", lambda i, o, s, k: 9 * (s * s * i * o + (s // k) ** 2 * o * o), "has the stride"),
+    ("ex_3_1", lambda i, o, s, k: 9 * (s * s * i * o + (s // k) ** 2 * o * o), "stride"),
     ("ex_3_1", lambda i, o, s, k: 9 * ((s // k) ** 2 * i * o + s * s * o * o), "smaller"),
     (
         "ex_3_1",
