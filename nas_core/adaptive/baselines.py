@@ -1,4 +1,4 @@
-"""Static keyword spotters of later years, as one-edge super-networks for the same code."""
+"""Later static keyword networks, as super-networks of one edge for the same code."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class BCResNet(nn.Module):
 
     9,232 parameters with a classifier of 12 classes (the paper's 9.2 k) and 2,482,156 multiply-adds
     in its convolutions; the paper's 3.6 M also count norms (4 per element) and means. 161,600 more
-    undo the DCT. The transposed DCT turns
-    MFCCs back into log-mel energies, smooth ones where coefficients were left out.
+    invert the DCT: its transpose turns MFCCs back into log-mel energies, which are smooth where
+    coefficients were left out.
     """
 
     features = 32

@@ -13,7 +13,7 @@ Blind = Literal["noise", "shuffled"] | None
 class Controller(nn.Module):
     """z_{t+1} = GRU(Φ_t, z_t), Γ_t = σ(h(z_t)) (thesis section 4.3.3).
 
-    Γ_t depends on what was heard *before* step t only. z_0 is learned.
+    Γ_t depends only on inputs *before* step t. z_0 is learned.
 
     Args:
         features: size of Φ.
@@ -65,7 +65,7 @@ class Controller(nn.Module):
         if self.blind == "noise":
             features = torch.randn_like(features)
         elif self.blind == "shuffled":
-            # A rotation leaves no row in its place; the last stream of a batch has no other one.
+            # A rotation moves every row; a batch of one stream has no other one to take from.
             others = int(torch.randint(1, max(2, len(features)), ()))
             features = features.roll(others, 0) if len(features) > 1 else features * 0
         return self.recurrent(features, state)

@@ -93,7 +93,7 @@ class StreamingEngine:
 
     @property
     def real_time_factor(self) -> float:
-        """Seconds of computing per second of audio: below 1 it keeps up."""
+        """Seconds of computing per second of audio: below 1 is faster than real time."""
         return (self.busy + self._pending) / max(1, self.samples) * self.mfcc.rate
 
     @property

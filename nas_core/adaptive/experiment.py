@@ -32,7 +32,7 @@ from nas_core.supernet import count_params
 from nas_core.training import derived_seeds
 
 STATIC = ("base", "shortcuts", "cheapest", "ds_cnn", "bc_resnet")
-# what the controllers hear: see `Controller`
+# what replaces the input of each controller, see `Controller`
 BLIND: dict[str, Blind] = {"sanas": None, "blind": "noise", "shuffled": "shuffled"}
 
 
@@ -158,7 +158,9 @@ def build(
         kept = [model.kind != "cheapest" or name == "shortcut input" for name in names]
         controller = FixedController(torch.tensor(kept))
     classes = len(problem.corpus.classes)
-    moments = None if model.kind == "bc_resnet" else problem.training.moments()  # it undoes the DCT
+    moments = (
+        None if model.kind == "bc_resnet" else problem.training.moments()
+    )  # its own layer inverts the DCT
     return AdaptiveNetwork(trunk, classes, controller, moments=moments)
 
 
@@ -177,7 +179,7 @@ def compare(
 
     Args:
         stream_seconds: length of the evaluation stream; none when 0.
-        device: of the training; streams are heard on the CPU, packet by packet.
+        device: of the training; streams are processed on the CPU, packet by packet.
         shape: further arguments of `build`.
 
     Returns:

@@ -32,7 +32,7 @@ class Step(NamedTuple):
 
 
 class AdaptiveNetwork(nn.Module):
-    """f(x_t, E ∘ H_t) with H_t drawn from a controller that has heard x_1 … x_{t−1} (fig. 4.6).
+    """f(x_t, E ∘ H_t) with H_t drawn from a controller of x_1 … x_{t−1} (fig. 4.6).
 
     Args:
         trunk: super-network from a map to Φ, e.g. `keyword_cnn(head=False)`.
@@ -88,7 +88,7 @@ class AdaptiveNetwork(nn.Module):
         return mask.double() @ self.edge_macs + self.overhead
 
     def forward(self, x: Tensor, state: Tensor, *, draw: Tensor | None = None) -> Step:
-        """One step: choose, then listen.
+        """One step: choose the architecture, then compute it.
 
         Args:
             x: `[B, 1, F, n_mfcc]`, maps of this step.
@@ -99,7 +99,7 @@ class AdaptiveNetwork(nn.Module):
         logits = self.controller.logits(state)  # [B, E]
         gamma = torch.sigmoid(logits.detach())
         wanted = gamma > 0.5 if draw is None else draw.to(gamma) < gamma
-        # An edge behind a gate that is closed is never drawn and has no part in P(A).
+        # An edge behind a closed gate is never drawn and contributes nothing to P(A).
         connected, drawn = self.trunk.graph.connected(wanted)
         log_prob = bernoulli_log_prob(logits, connected, drawn)  # [B]
         mask = self.trunk.graph.reachable(connected)

@@ -52,7 +52,7 @@ class ProbeStreams(StreamSet):
 def probe_network(*, blind: Blind = None, seed: int = 0) -> AdaptiveNetwork:
     """A linear module (12 multiply-adds) beside one with a hidden layer (1,792)."""
     torch.manual_seed(seed)
-    dear = nn.Sequential(nn.Linear(3, 256), nn.ReLU(), nn.Linear(256, 4))
-    edges = [Edge("x", "Φ", nn.Linear(3, 4), "cheap"), Edge("x", "Φ", dear, "dear")]
+    large = nn.Sequential(nn.Linear(3, 256), nn.ReLU(), nn.Linear(256, 4))
+    edges = [Edge("x", "Φ", nn.Linear(3, 4), "cheap"), Edge("x", "Φ", large, "expensive")]
     trunk = SuperNetwork(edges, "x", "Φ", input_shape=(3,))
     return AdaptiveNetwork(trunk, 3, Controller(4, 2, hidden=8, blind=blind))

@@ -1,4 +1,4 @@
-"""Learning when to spend: the objective of thesis eq. 4.2 and its gradient, eq. 4.3."""
+"""Learning when to compute: the objective of thesis eq. 4.2 and its gradient, eq. 4.3."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def objective(
 
 
 def returns(rewards: Tensor, config: SanasConfig) -> Tensor:
-    """What each step is held responsible for `[B, T]`; rewards `[B, T]` are zero on padding.
+    """Return of each step `[B, T]`; rewards `[B, T]` are zero on padding.
 
     Per step: its own reward and discounted later ones. Whole sequence: the sum over all steps for
     every step, as eq. 4.3 is written (unbiased, but most of it is noise to a single step).
@@ -301,8 +301,8 @@ def summarise(windows: pd.DataFrame) -> dict[str, float]:
 def cost_by_step(windows: pd.DataFrame, column: str = "macs") -> pd.DataFrame:
     """Mean cost of background and of words at each step of the streams, of a `window_table`.
 
-    A recurrent controller that hears nothing can still count steps. Whatever it gains by that
-    shows as a slope over the steps; only a controller that hears separates the two columns.
+    A recurrent controller without information about the sound can still count steps, which
+    shows as a slope over the steps. The two columns differ only if the controller uses the sound.
     """
     heard = windows["label"] == windows["label"].cat.categories[0]
     table = windows.groupby(["step", heard])[column].mean().unstack()

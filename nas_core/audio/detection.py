@@ -32,7 +32,7 @@ class KeywordDetector:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything heard so far."""
+        """Forget the stream so far."""
         self.recent: deque[tuple[float, np.ndarray]] = deque()
         self.top, self.top_ms = BACKGROUND, -np.inf
 
@@ -101,7 +101,7 @@ class StreamScore:
 
     @property
     def false_alarms_per_hour(self) -> float:
-        """What an owner of the device notices: keywords heard that nobody said, per hour."""
+        """Keywords per hour that were detected but not said: what a user of the device notices."""
         return self.keyword_alarms / self.hours
 
     @property

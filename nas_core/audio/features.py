@@ -13,8 +13,8 @@ from torch.nn.functional import pad
 from nas_core.audio.files import check_audio, torchaudio_functional
 
 # Matrix products of different heights may round differently in the last bit. All frames are
-# therefore computed in blocks of one constant shape, whoever asks for how many: this is what
-# makes the features of a stream equal to those of a file, bit by bit.
+# therefore computed in blocks of one constant shape, so that the features of a stream equal those
+# of a file bit by bit.
 _BLOCK = 32
 _FLOOR = 1e-6  # added to the mel energies, so that digital silence has a logarithm
 

@@ -69,7 +69,7 @@ def make_sequence(corpus: Corpus, split: str, rng: np.random.Generator, mixing: 
     unknown = kind < mixing.silence + mixing.unknown
     i = _draw_clip(corpus, split, rng, unknown)
     clip, (first, last) = corpus.clip(i), word_extent(corpus.clip(i))
-    # Only the word has to fit; the silence around it in the clip may hang over the ends.
+    # Only the word has to fit; the silence around it in the clip may be cut off.
     at = int(rng.integers(0, n - (last - first) + 1)) - first
     lo, hi = max(0, at), min(n, at + len(clip))
     audio[lo:hi] = clip[lo - at : hi - at]
@@ -117,7 +117,7 @@ class StreamSet:
         return fingerprint(self.classes, *(v for v in vars(self).values() if isinstance(v, Tensor)))
 
     def class_weights(self) -> Tensor:
-        """Weights `[C]` that give every class that occurs the same say, of mean 1 over windows."""
+        """Weights `[C]` that give all occurring classes equal influence; mean 1 over windows."""
         counts = torch.bincount(self.labels[self.valid], minlength=len(self.classes)).float()
         present = counts > 0
         weights = counts.sum() / (present.sum() * counts.clamp(min=1))

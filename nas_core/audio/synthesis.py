@@ -130,7 +130,7 @@ def _tracks(word: str, speaker: Speaker, rng: np.random.Generator) -> np.ndarray
             rows += [p] * max(2, round(length))
     rows += [np.array(_PHONEMES["-"])] * 6
     tracks = np.stack(rows)[:, :7]
-    kernel = np.hanning(11)[1:-1] / np.hanning(11).sum()  # the mouth moves within about 36 ms
+    kernel = np.hanning(11)[1:-1] / np.hanning(11).sum()  # the vocal tract moves within about 36 ms
     fast = np.hanning(5)[1:-1] / np.hanning(5).sum()
     smooth = [np.convolve(np.pad(c, 4, mode="edge"), kernel, "valid") for c in tracks[:, :3].T]
     level = [np.convolve(np.pad(c, 1, mode="edge"), fast, "valid") for c in tracks[:, 3:5].T]
@@ -143,7 +143,7 @@ def _sources(tracks: np.ndarray, speaker: Speaker, rng: np.random.Generator):
     slope = rng.uniform(-0.35, 0.15)
     contour = 1 + slope * np.linspace(-0.5, 0.5, n) + 0.02 * np.sin(np.arange(n) / RATE * 30)
     rate = speaker.pitch * rng.uniform(0.9, 1.12) * contour / RATE  # pulses per sample
-    # Pulses of one sign have a mean, which the vowels would carry as an offset: take it off.
+    # Pulses of one sign have a mean, which would become an offset of the vowels: subtract it.
     pulses = np.diff(np.floor(np.cumsum(rate) + rng.random()), prepend=0.0) - rate
     pulses *= np.sqrt(RATE / speaker.pitch) * (1 + rng.normal(0, 0.08, n))
     noise = rng.normal(0, 1, n)
@@ -191,7 +191,7 @@ def background_noises(rng: np.random.Generator, seconds: float = 20.0) -> list[T
     babble = np.zeros(n)
     words = list(LEXICON)
     crowd = [Speaker.draw(rng) for _ in range(8)]
-    for _ in range(40):  # reversed words: voices without a keyword in them
+    for _ in range(40):  # reversed words: voices without any keyword
         voice = say(words[rng.integers(len(words))], crowd[rng.integers(8)], rng)[::-1]
         for at in rng.integers(0, n - len(voice), int(seconds / 6)):
             babble[at : at + len(voice)] += voice

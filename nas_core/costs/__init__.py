@@ -1,4 +1,4 @@
-"""What an architecture costs: any callable on masks; here are those of the book."""
+"""What an architecture costs: any callable on masks. This package has the costs of the book."""
 
 from nas_core.costs.additive import (
     AdditiveCost,

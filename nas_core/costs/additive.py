@@ -151,7 +151,7 @@ def cloud_prices(
     network: float = 10.0,
     server: float = 0.1,
 ) -> dict[str, float]:
-    """Prices of a small device that calls powerful servers over a dear network (fig. 3.12).
+    """Prices of a small device that uses servers over an expensive network (fig. 3.12).
 
     Args:
         border: x coordinate between device and server, see `sides`.

@@ -1,7 +1,7 @@
 """Distributed computation cost: cycles on n parallel units (thesis section 3.5.6).
 
 Every architecture is a graph of unit operations. An *allocation* decides which operations run in
-which cycle; the cost is the number of cycles. It is no sum over edges: removing an edge may
+which cycle; the cost is the number of cycles. It is not a sum over edges: removing an edge may
 change nothing, and a wider network may be cheaper than a narrow one.
 """
 
@@ -25,12 +25,12 @@ Schedule = Sequence[Sequence[str]]
 Allocation = Callable[[nx.DiGraph, float], Schedule]
 """Gets the unit operations of one architecture and n; returns a schedule."""
 
-REMEMBERED = 200_000  # architectures, about 30 MB; a search meets millions before it settles
+REMEMBERED = 200_000  # architectures, about 30 MB; a search samples millions before it converges
 COUNTED = (nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase)
 
 
 def unit_ops(module: nn.Module | None, node: bool = False) -> int:
-    """Cycles that a module needs one after another.
+    """Number of cycles that a module needs, one after another.
 
     Its attribute `unit_ops` if it has one; else the number of its convolutional, linear and
     recurrent layers on an edge (so a shortcut is free), and 0 at a node.
@@ -130,7 +130,7 @@ def list_schedule(ops: _Operations, present: Sequence[bool], n: float) -> list[l
     order.reverse()
 
     rank = {op: place for place, op in enumerate(order)}
-    missing = [1] * len(unseen)  # dependencies that are not finished; the start is one, too
+    missing = [1] * len(unseen)  # unfinished dependencies; the start of the schedule counts as one
     for op in order:
         for successor in successors[op]:
             missing[successor] += 1

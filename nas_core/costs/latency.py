@@ -1,4 +1,4 @@
-"""Measured latency, and a table of it that is cheap enough for a search (thesis section 3.5.1)."""
+"""Measured latency, and a table of it that is fast enough for a search (thesis section 3.5.1)."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class LatencyTable:
     batch_size: int
     edges: dict[str, Timing]
     factor: float = 1.0  # whole networks over sums of edges; `check_table` measures it
-    error: dict[str, float] | None = None  # what is left of the difference after that
+    error: dict[str, float] | None = None  # remaining difference after that scaling
     dtype: str = "float32"
     torch_version: str = torch.__version__
 
@@ -124,7 +124,7 @@ class LatencyTable:
         return AdditiveCost(medians, f"latency table ({self.device})", "ms")
 
     def save(self, path: str | Path) -> None:
-        """Write JSON that people can read."""
+        """Write the table as readable JSON."""
         write_atomic(path, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
 
     @classmethod

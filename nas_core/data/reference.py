@@ -1,4 +1,4 @@
-"""Printed tables of the sources, typed in as `data/reference/<name>.csv`."""
+"""Tables of the sources, copied into `data/reference/<name>.csv`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def names() -> tuple[str, ...]:
 
 
 def load(name: str) -> pd.DataFrame:
-    """One table; `.attrs["source"]` says where it was printed, `.attrs["notes"]` what to know.
+    """One table; `.attrs["source"]` says where it was printed, `.attrs["notes"]` has remarks.
 
     `classes` of `s_long` come as tuples.
     """

@@ -107,7 +107,7 @@ def fetch(name: str, root: str | Path | None = None) -> Path:
 
     Raises:
         ValueError: for an unknown name.
-        DataNotFound: where the download fails, or only people can do it.
+        DataNotFound: where the download fails, or the set must be fetched by hand.
     """
     folder = data_root(root)
     if name not in EMBEDDED:

@@ -44,7 +44,7 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
 
 
 def describe_device(device: torch.device | str) -> str:
-    """One line for people: kind, model and size of the device."""
+    """One readable line: kind, model and size of the device."""
     device = torch.device(device)
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)

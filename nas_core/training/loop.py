@@ -1,7 +1,7 @@
 """The epoch loop: progress, checkpoints, resuming, early stopping, and a guard against NaN.
 
-The loop knows nothing of models. It calls `body(epoch)`, and everything that changes from epoch to
-epoch is named in `state`; what is in `state` (with the random generators) is what is saved.
+The loop does not know about models. It calls `body(epoch)`, and everything that changes from epoch
+to epoch is named in `state`; what is in `state` (with the random generators) is what is saved.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def run_epochs(
     """Call `body(epoch)` for epochs 0, 1, …, and keep what it returned.
 
     With a checkpoint, everything is saved after each epoch, and a run whose file exists goes on
-    from there with the same bits, however it ended: `body` must draw its random numbers from the
+    from there with the same bits, whatever ended it: `body` must draw its random numbers from the
     global generators, from generators in `state`, or from (seed, epoch).
 
     Args:

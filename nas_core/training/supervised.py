@@ -145,7 +145,7 @@ def train_epoch(
     """Descend on `loss(x, y)` of every batch; the mean loss, weighted by rows.
 
     Args:
-        schedule: moved on after every step.
+        schedule: advanced after every step.
 
     Raises:
         ValueError: when there is no batch.

@@ -112,7 +112,7 @@ class ArchView(View):
         self.mask = self._modes[self.frame] if mask is None else mask
         super().__init__(**self._identity())
 
-    # ---------------------------------------------------------------- what people use
+    # ---------------------------------------------------------------- using it
 
     @classmethod
     def from_run(cls, run: Any, cost: Any = None, **options: Any) -> Any:
