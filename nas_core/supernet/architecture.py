@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import keyword
+import logging
 import operator
 import re
 from collections.abc import Iterable
@@ -21,12 +22,11 @@ from nas_core.supernet.modules import copy_module, evaluating, example_input
 from nas_core.supernet.network import SuperNetwork
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, repr=False)
 class Architecture:
-    """An immutable choice of edges of a graph, without dead ends.
+    """An immutable choice of edges of a graph, without dead ends: see `Architecture.from_mask`.
 
-    Build it with `Architecture.from_mask`. Two architectures are equal when their graphs have
-    the same edges and the same ones are kept.
+    Two architectures are equal when they keep the same edges of the same space.
     """
 
     graph: Graph
@@ -44,23 +44,10 @@ class Architecture:
         """The whole super-network."""
         return cls(graph, tuple(range(len(graph))))
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Architecture) and self._identity == other._identity
-
-    def __hash__(self) -> int:
-        return hash(self._identity)
-
     def __repr__(self) -> str:
-        macs = f", {self.macs / 1e6:.3g} M macs" if self._counted else ""
+        counted = all(edge.macs is not None for edge in self.graph.edges)
+        macs = f", {self.macs / 1e6:.3g} M macs" if counted else ""
         return f"Architecture({self.graph.name}: {len(self.kept)} of {len(self.graph)} edges{macs})"
-
-    @property
-    def _identity(self) -> tuple[str, tuple[int, ...]]:
-        return self.graph.fingerprint, self.kept
-
-    @property
-    def _counted(self) -> bool:
-        return all(edge.macs is not None for edge in self.graph.edges)
 
     @cached_property
     def mask(self) -> Tensor:
@@ -104,14 +91,10 @@ class Architecture:
         """
         try:
             record = json.loads(text)
-            fingerprint, space, names = (
-                record["fingerprint"],
-                record["space"],
-                list(record["edges"]),
-            )
-        except (ValueError, TypeError, KeyError) as error:
+            names = list(record["edges"])
+            graph.require(record["fingerprint"], record["space"], "this architecture")
+        except (json.JSONDecodeError, TypeError, KeyError) as error:
             raise ValueError(f"this is no architecture as `to_json` writes it: {error!r}") from None
-        graph.require(fingerprint, space, "this architecture")
         found = cls(graph, tuple(sorted({graph.index(name) for name in names})))
         dead = found.mask & ~graph.reachable(found.mask)
         if dead.any() or len(found.kept) != len(names):
@@ -165,11 +148,43 @@ class Architecture:
         Raises:
             ValueError: when the two differ by more; the file is removed then.
         """
-        net = self.extract(supernet) if isinstance(supernet, SuperNetwork) else supernet
-        shape = self.graph.shapes.get(self.graph.source)
+        import onnxruntime
+
+        shape, path = self.graph.shapes.get(self.graph.source), Path(path)
         if shape is None:
             raise ValueError(f"{self.graph.name} was built without input_shape, which ONNX needs")
-        return _export_onnx(copy_module(net).cpu().eval(), shape, Path(path), tolerance)
+        net = self.extract(supernet) if isinstance(supernet, SuperNetwork) else supernet
+        net = copy_module(net).cpu().eval()
+
+        def example(rows: int) -> Tensor:
+            x = torch.randn(rows, *shape, generator=torch.Generator().manual_seed(rows))
+            return x.to(example_input(net, shape).dtype)
+
+        quiet = logging.getLogger("torch.onnx")
+        level = quiet.level
+        quiet.setLevel(logging.ERROR)
+        try:
+            torch.onnx.export(
+                net, (example(2),), path, input_names=["x"], output_names=["y"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},), dynamo=True,
+                external_data=False, verbose=False,
+            )  # fmt: skip
+        finally:
+            quiet.setLevel(level)
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        worst = 0.0
+        for batch in (2, 5):  # a second batch size shows that the batch dimension is free
+            with torch.no_grad():
+                expected = net(example(batch))
+            (got,) = session.run(None, {"x": example(batch).numpy()})
+            difference = (torch.from_numpy(got) - expected).abs().max().item()
+            worst = max(worst, difference)
+            if not difference <= tolerance * max(1.0, expected.abs().max().item()):
+                path.unlink()
+                raise ValueError(
+                    f"onnxruntime differs from PyTorch by {difference:.2g}; file removed"
+                )
+        return worst
 
 
 def recalibrate_batch_norm(net: nn.Module, batches: Iterable[Tensor | tuple]) -> None:
@@ -251,44 +266,3 @@ def _trace(supernet: SuperNetwork, kept: tuple[int, ...]) -> fx.GraphModule:
                 value[target] = out
     code.output(value[len(graph.nodes) - 1])
     return fx.GraphModule(modules, code, class_name="ExtractedNetwork")
-
-
-def _export_onnx(net: nn.Module, shape: tuple[int, ...], path: Path, tolerance: float) -> float:
-    import logging
-
-    import onnxruntime
-
-    def example(rows: int) -> Tensor:
-        x = torch.randn(rows, *shape, generator=torch.Generator().manual_seed(rows))
-        return x.to(example_input(net, shape).dtype)
-
-    quiet = logging.getLogger("torch.onnx")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
-    try:
-        torch.onnx.export(
-            net,
-            (example(2),),
-            path,
-            input_names=["x"],
-            output_names=["y"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-    finally:
-        quiet.setLevel(level)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    worst = 0.0
-    for batch in (2, 5):  # a second batch size shows that the batch dimension is free
-        x = example(batch)
-        with torch.no_grad():
-            expected = net(x)
-        (got,) = session.run(None, {"x": x.numpy()})
-        difference = (torch.from_numpy(got) - expected).abs().max().item()
-        worst = max(worst, difference)
-        if not difference <= tolerance * max(1.0, expected.abs().max().item()):
-            path.unlink()
-            raise ValueError(f"onnxruntime differs from PyTorch by {difference:.2g}; file removed")
-    return worst

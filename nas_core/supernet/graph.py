@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 
 import networkx as nx
 import numpy as np
@@ -69,13 +70,17 @@ class Graph:
         node_id = {node: i for i, node in enumerate(self.nodes)}
         self.edge_sources = tuple(node_id[edge.source] for edge in self.edges)
         self.edge_targets = tuple(node_id[edge.target] for edge in self.edges)
-        leaving: list[list[int]] = [[] for _ in self.nodes]
-        for e, node in enumerate(self.edge_sources):
-            leaving[node].append(e)
-        self.leaving = tuple(map(tuple, leaving))  # numbers of the edges out of every node
         # Edges sorted so that everything that feeds an edge's source comes before the edge.
-        self.order = tuple(e for edges in self.leaving for e in edges)
+        self.order = tuple(sorted(range(len(self.edges)), key=self.edge_sources.__getitem__))
+        out = groupby(self.order, key=self.edge_sources.__getitem__)
+        self.leaving = *(tuple(edges) for _, edges in out), ()  # edges out of every node
         self._positions = dict(positions) if positions is not None else None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Graph) and self.fingerprint == other.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
 
     def __len__(self) -> int:
         return len(self.edges)
@@ -134,17 +139,12 @@ class Graph:
         """Drawing coordinates; by default x = topological depth, nodes of one depth centred."""
         if self._positions is not None:
             return self._positions
-        depth = {self.source: 0}
-        for e in self.order:
-            a, b = self.edges[e].source, self.edges[e].target
-            depth[b] = max(depth.get(b, 0), depth[a] + 1)
-        layers: dict[int, list[str]] = {}
-        for node in self.nodes:
-            layers.setdefault(depth[node], []).append(node)
+        place = {node: i for i, node in enumerate(self.nodes)}
+        layers = nx.topological_generations(self.to_networkx())
         return {
-            node: (float(x), float(i - (len(layer) - 1) / 2))
-            for x, layer in layers.items()
-            for i, node in enumerate(layer)
+            node: (float(x), i - (len(layer) - 1) / 2)
+            for x, layer in enumerate(layers)
+            for i, node in enumerate(sorted(layer, key=place.__getitem__))
         }
 
     def to_dict(self) -> dict:
@@ -170,18 +170,6 @@ class Graph:
             positions=record["positions"],
             shapes={node: tuple(shape) for node, shape in record["shapes"].items()},
             node_ops=record.get("node_ops"),
-        )
-
-    def with_edges(self, edges: Sequence[EdgeInfo], shapes: Mapping[str, tuple[int, ...]]) -> Graph:
-        """The same graph with more known about its edges and nodes."""
-        return Graph(
-            edges,
-            self.source,
-            self.sink,
-            name=self.name,
-            positions=self._positions,
-            shapes=shapes,
-            node_ops=self.node_ops,
         )
 
     def to_networkx(self, mask: Tensor | None = None) -> nx.MultiDiGraph:
@@ -221,14 +209,13 @@ class Graph:
         Two passes over the topological order: forward from the source, backward from the sink.
         Shape and device of `mask` (`[E]` or `[B, E]`, bool) are kept.
         """
-        rows = self.check_mask(mask)
-        bits = self._forward_pass(_pack(rows), len(rows))
+        kept, alive = self._forward_pass(mask)
         wanted = [0] * len(self.nodes)
-        wanted[-1] = (1 << len(rows)) - 1
+        wanted[-1] = alive[-1]
         for e in reversed(self.order):
-            bits[e] &= wanted[self.edge_targets[e]]
-            wanted[self.edge_sources[e]] |= bits[e]
-        return _unpack(bits, len(rows)).to(mask.device).view(mask.shape)
+            kept[e] &= wanted[self.edge_targets[e]]
+            wanted[self.edge_sources[e]] |= kept[e]
+        return _unpack(kept, mask)
 
     def connected(self, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Edges of `mask` whose source is connected to the input, and all edges that *could* be.
@@ -236,23 +223,20 @@ class Graph:
         Returns `(kept, drawn)`, both shaped like `mask`. `drawn` marks the edges whose source is
         connected: those a connectivity-aware sampler really draws (thesis section 3.4.2).
         """
-        rows = self.check_mask(mask)
-        alive = [0] * len(self.nodes)
-        kept = self._forward_pass(_pack(rows), len(rows), alive)
+        kept, alive = self._forward_pass(mask)
         drawn = [alive[source] for source in self.edge_sources]
-        like = mask.shape
-        return (
-            _unpack(kept, len(rows)).to(mask.device).view(like),
-            _unpack(drawn, len(rows)).to(mask.device).view(like),
-        )
+        return _unpack(kept, mask), _unpack(drawn, mask)
 
-    def _forward_pass(self, bits: list[int], batch: int, alive: list[int] | None = None):
-        alive = [0] * len(self.nodes) if alive is None else alive
-        alive[0] = (1 << batch) - 1  # the source is the first node of the topological order
+    def _forward_pass(self, mask: Tensor) -> tuple[list[int], list[int]]:
+        """For every edge and every node the set of rows that reach it from the source."""
+        rows = self.check_mask(mask)
+        kept = _pack(rows)
+        alive = [0] * len(self.nodes)
+        alive[0] = (1 << len(rows)) - 1  # the source is the first node of the topological order
         for e in self.order:
-            bits[e] &= alive[self.edge_sources[e]]
-            alive[self.edge_targets[e]] |= bits[e]
-        return bits
+            kept[e] &= alive[self.edge_sources[e]]
+            alive[self.edge_targets[e]] |= kept[e]
+        return kept, alive
 
 
 def _pack(rows: Tensor) -> list[int]:
@@ -262,39 +246,36 @@ def _pack(rows: Tensor) -> list[int]:
     return [int.from_bytes(raw[i : i + width], "little") for i in range(0, len(raw), width)]
 
 
-def _unpack(bits: list[int], batch: int) -> Tensor:
-    """One integer per edge → `[B, E]` bool."""
+def _unpack(bits: list[int], like: Tensor) -> Tensor:
+    """One integer per edge → bool of the shape and on the device of `like`."""
+    batch = like.numel() // len(bits)
     width = (batch + 7) // 8
     raw = np.frombuffer(b"".join(b.to_bytes(width, "little") for b in bits), dtype=np.uint8)
     columns = np.unpackbits(raw.reshape(len(bits), width), axis=1, count=batch, bitorder="little")
-    return torch.from_numpy(np.ascontiguousarray(columns.T).view(np.bool_))
+    rows = torch.from_numpy(np.ascontiguousarray(columns.T).view(np.bool_))  # [B, E]
+    return rows.to(like.device).view(like.shape)
 
 
 def _validated_order(edges: Sequence[EdgeInfo], source: str, sink: str) -> tuple[str, ...]:
     """Topological order of the nodes; raises on everything that is not one source, one sink."""
-    graph = nx.MultiDiGraph()
-    for edge in edges:
-        graph.add_edge(edge.source, edge.target)
+    graph = nx.MultiDiGraph([(edge.source, edge.target) for edge in edges])
     for role, node in (("source", source), ("sink", sink)):
         if node not in graph:
             raise ValueError(f"{role} {node!r} is not the end of any edge")
-    try:
-        cycle = nx.find_cycle(graph)
-    except nx.NetworkXNoCycle:
-        pass
-    else:
-        nodes = " → ".join([str(step[0]) for step in cycle] + [str(cycle[0][0])])
+    if not nx.is_directed_acyclic_graph(graph):
+        cycle = [step[0] for step in nx.find_cycle(graph)]
+        nodes = " → ".join([*cycle, cycle[0]])
         raise ValueError(f"a super-network has no cycles, but these nodes form one: {nodes}")
-    starts = [n for n in graph if graph.in_degree(n) == 0]
-    ends = [n for n in graph if graph.out_degree(n) == 0]
+    # With one source, one sink and no cycle every edge lies on a path between them.
+    starts = [node for node in graph if not graph.in_degree(node)]
+    ends = [node for node in graph if not graph.out_degree(node)]
     if starts != [source]:
-        extra = [n for n in starts if n != source] or starts
+        extra = [node for node in starts if node != source] or starts
         raise ValueError(f"only the source {source!r} may lack incoming edges, but so do {extra}")
     if ends != [sink]:
-        extra = [n for n in ends if n != sink] or ends
+        extra = [node for node in ends if node != sink] or ends
         raise ValueError(
             f"dead edges: only the sink {sink!r} may lack outgoing edges, but so do {extra}"
         )
-    # With one source, one sink and no cycle every edge lies on a path between them.
     first_seen = {node: i for i, node in enumerate(graph)}
-    return tuple(nx.lexicographical_topological_sort(graph, key=lambda n: first_seen[n]))
+    return tuple(nx.lexicographical_topological_sort(graph, key=first_seen.__getitem__))

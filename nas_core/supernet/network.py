@@ -186,7 +186,7 @@ class SuperNetwork(nn.Module):
             replace(edge, macs=macs[e], params=count_params(self.edge_modules[e]))
             for e, edge in enumerate(old.edges)
         ]
-        return old.with_edges(infos, shapes)
+        return Graph.from_dict(old.to_dict() | {"edges": map(vars, infos), "shapes": shapes})
 
 
 class _Plan:

@@ -97,11 +97,8 @@ class _SumRows(torch.autograd.Function):
 
 
 def _channels_last(x: Tensor) -> bool:
-    return (
-        x.dim() == 4
-        and not x.is_contiguous()
-        and x.is_contiguous(memory_format=torch.channels_last)
-    )
+    last = torch.channels_last
+    return x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=last)
 
 
 def _select(x: Tensor, index: Tensor) -> Tensor:
@@ -114,13 +111,10 @@ def _select(x: Tensor, index: Tensor) -> Tensor:
 def _add(total: Tensor, index: Tensor, rows: Tensor) -> None:
     """`total[index] += rows` in place."""
     if _channels_last(total):
-        total.permute(0, 2, 3, 1).index_add_(0, index, rows.permute(0, 2, 3, 1))
-    else:
-        total.index_add_(0, index, rows)
+        total, rows = total.permute(0, 2, 3, 1), rows.permute(0, 2, 3, 1)
+    total.index_add_(0, index, rows)
 
 
 def _zeros_like_rows(x: Tensor, rows: int) -> Tensor:
-    if _channels_last(x):
-        c, h, w = x.shape[1:]
-        return x.new_zeros(rows, h, w, c).permute(0, 3, 1, 2)
-    return x.new_zeros(rows, *x.shape[1:])
+    layout = torch.channels_last if _channels_last(x) else torch.contiguous_format
+    return torch.zeros_like(x[:1].expand(rows, *x.shape[1:]), memory_format=layout)

@@ -34,7 +34,7 @@ def bernoulli_log_prob(logits: Tensor, mask: Tensor, drawn: Tensor) -> Tensor:
 
 
 class _Sampler(nn.Module):
-    """A graph and a logit per edge, `[E]`."""
+    """A logit per edge, `[E]`; a kind of sampler says what it wants and how that is scored."""
 
     def __init__(self, graph: Graph, logit: float):
         super().__init__()
@@ -45,6 +45,30 @@ class _Sampler(nn.Module):
         """Set every logit back to its initial value, as the thesis does after warm-up."""
         with torch.no_grad():
             self.logits.fill_(self.initial_logit)
+
+    def sample(self, batch: int, generator: torch.Generator | None = None) -> Sample:
+        """Draw one architecture per example of a batch of this size."""
+        mask, drawn = self.graph.connected(self._wanted(batch, generator))
+        return Sample(mask, *self._score(mask, drawn))
+
+    def log_prob(self, mask: Tensor) -> Tensor:
+        """log P(H | Γ) `[B]` of given connectivity-aware masks `[B, E]`; −∞ for impossible ones."""
+        mask = self.graph.check_mask(mask)
+        connected, drawn = self.graph.connected(mask)
+        impossible = (mask & ~connected).any(1) | self._impossible(mask, drawn)
+        return torch.where(impossible, -torch.inf, self._score(mask, drawn)[0])
+
+    def _wanted(self, batch: int, generator: torch.Generator | None) -> Tensor:
+        """Edges `[B, E]` that are drawn as if every node were connected."""
+        raise NotImplementedError
+
+    def _impossible(self, mask: Tensor, drawn: Tensor) -> Tensor:
+        """Rows `[B]` that `_wanted` never draws."""
+        raise NotImplementedError
+
+    def _score(self, mask: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+        """log-probability and entropy `[B]` of what was drawn."""
+        raise NotImplementedError
 
     def _checked(self) -> Tensor:
         """The logits, refused where they are not finite: their entropy would be NaN."""
@@ -82,23 +106,15 @@ class BernoulliSampler(_Sampler):
         always[list(fixed)] = True
         self.register_buffer("fixed", always)
 
-    def sample(self, batch: int, generator: torch.Generator | None = None) -> Sample:
-        """Draw one architecture per example of a batch of this size."""
+    def _wanted(self, batch: int, generator: torch.Generator | None) -> Tensor:
         noise = torch.rand(batch, len(self.graph), generator=generator, device=self.logits.device)
-        wanted = (noise < torch.sigmoid(self._checked())) | self.fixed
-        mask, drawn = self.graph.connected(wanted)
-        return Sample(mask, *self._score(mask, drawn & ~self.fixed))
+        return (noise < torch.sigmoid(self._checked())) | self.fixed
 
-    def log_prob(self, mask: Tensor) -> Tensor:
-        """log P(H | Γ) `[B]` of given connectivity-aware masks `[B, E]`; −∞ for impossible ones."""
-        mask = self.graph.check_mask(mask)
-        connected, drawn = self.graph.connected(mask)
-        # Off the connected part, and where a fixed edge is missing, the probability is zero.
-        impossible = ((mask & ~connected) | (drawn & self.fixed & ~mask)).any(1)
-        score, _ = self._score(mask, drawn & ~self.fixed)
-        return torch.where(impossible, -torch.inf, score)
+    def _impossible(self, mask: Tensor, drawn: Tensor) -> Tensor:
+        return (drawn & self.fixed & ~mask).any(1)
 
     def _score(self, mask: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+        drawn = drawn & ~self.fixed
         entropy = drawn.to(self.logits.dtype) @ self._edge_entropy()
         return bernoulli_log_prob(self.logits, mask, drawn), entropy
 
@@ -150,45 +166,36 @@ class ChoiceSampler(_Sampler):
     @classmethod
     def paths(cls, graph: Graph) -> ChoiceSampler:
         """Sampler over the source→sink paths: at every node one outgoing edge is chosen."""
-        groups = [[e for e, i in enumerate(graph.edges) if i.source == n] for n in graph.nodes]
-        return cls(graph, [group for group in groups if group])
+        return cls(graph, [edges for edges in graph.leaving if edges])
 
     def _log_choice(self) -> Tensor:
         """log-probability of every edge within its group `[E]`; 0 for edges outside groups."""
         logits = self._checked().masked_fill(~self.membership, -torch.inf)  # [G, E]
-        normaliser = torch.logsumexp(logits, 1)  # [G]
-        return (
-            self.logits - normaliser @ self.membership.to(normaliser.dtype)
-        ) * self.membership.any(0)
+        total = torch.logsumexp(logits, 1) @ self.membership.to(logits.dtype)  # [G] → [E]
+        return (self.logits - total) * self.membership.any(0)
 
-    def sample(self, batch: int, generator: torch.Generator | None = None) -> Sample:
-        """Draw one architecture per example of a batch of this size."""
-        log_choice = self._log_choice()
+    def _wanted(self, batch: int, generator: torch.Generator | None) -> Tensor:
+        log_choice = self._log_choice().detach()
         wanted = (~self.membership.any(0)).expand(batch, -1).clone()
         for group in self.groups:
-            p = log_choice.detach()[list(group)].exp()
+            p = log_choice[list(group)].exp()
             picked = torch.multinomial(p, batch, replacement=True, generator=generator)
             wanted[torch.arange(batch), torch.tensor(group, device=p.device)[picked]] = True
-        mask, drawn = self.graph.connected(wanted)
-        return Sample(mask, *self._score(log_choice, mask, drawn))
+        return wanted
 
-    def log_prob(self, mask: Tensor) -> Tensor:
-        """log P(H | Γ) `[B]` of given connectivity-aware masks `[B, E]`; −∞ for impossible ones."""
-        mask = self.graph.check_mask(mask)
-        connected, drawn = self.graph.connected(mask)
+    def _impossible(self, mask: Tensor, drawn: Tensor) -> Tensor:
         free = drawn & ~self.membership.any(0)
         per_group = self._count(mask)  # an active group has exactly one edge, unless it leads
         active = self._count(drawn) > 0  # from an unconnected node
         whole = self._count(drawn) == self.membership.sum(1)
         wrong = (per_group > 1) | (active & whole & (per_group != 1))
-        impossible = (mask & ~connected).any(1) | (free & ~mask).any(1) | wrong.any(1)
-        score, _ = self._score(self._log_choice(), mask, drawn)
-        return torch.where(impossible, -torch.inf, score)
+        return (free & ~mask).any(1) | wrong.any(1)
 
     def _count(self, mask: Tensor) -> Tensor:
         return mask.to(self.logits.dtype) @ self.membership.to(self.logits.dtype).T
 
-    def _score(self, log_choice: Tensor, mask: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+    def _score(self, mask: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+        log_choice = self._log_choice()
         active = (self._count(drawn) > 0).to(log_choice.dtype)  # [B, G]
         return mask.to(log_choice.dtype) @ log_choice, active @ self._group_entropy(log_choice)
 
