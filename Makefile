@@ -17,7 +17,7 @@ help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
 
 run: $(READY)
-	$(BIN)/nas-workbook run
+	@$(BIN)/nas-workbook run && echo "Next: $(BIN)/nas-workbook lab (or 'source $(BIN)/activate' once, then nas-workbook lab)"
 
 test: $(READY)
 	$(BIN)/nas-workbook test

@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable
 
 import torch
+from common import write_results
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, relu
 
-from benchmarks.common import write_results
 from nas_core import costs
 from nas_core.spaces import conv_fabric, plain_resnet, resnet_fabric
 from nas_core.supernet import BernoulliSampler, Graph, SuperNetwork

@@ -32,12 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
     def command(main: Any) -> Any:
         """A subcommand named after its function, whose docstring is the help text."""
         text = textwrap.dedent(f"    {main.__doc__}")
-        sub = commands.add_parser(
-            main.__name__,
-            help=text.strip().splitlines()[0],
-            description=text,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        first, kind = text.strip().splitlines()[0], argparse.RawDescriptionHelpFormatter
+        sub = commands.add_parser(main.__name__, help=first, description=text, formatter_class=kind)
         sub.set_defaults(main=main)
         return sub.add_argument
 

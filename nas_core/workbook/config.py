@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class ChapterConfig(Mapping[str, Any]):
+class ChapterConfig(dict[str, Any]):
     """Settings of one chapter at one profile: `cfg.epochs` or `cfg["epochs"]`, read only.
 
     Beside the settings that `meta.yaml` lists it has `.chapter`, `.profile`, `.seed` and
@@ -31,31 +31,24 @@ class ChapterConfig(Mapping[str, Any]):
     device: torch.device
 
     def __init__(self, chapter: Chapter, profile: str, seed: int, device: torch.device, **settings):
-        fixed = {"chapter": chapter, "profile": profile, "seed": seed, "device": device}
-        object.__setattr__(self, "__dict__", {**settings, **fixed})
-        object.__setattr__(self, "_names", tuple(settings))
+        super().__init__(settings)
+        self.__dict__.update(chapter=chapter, profile=profile, seed=seed, device=device)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # protocols of copy and pickle ask for what is not there
-            raise AttributeError(name)
+        if name in self:
+            return self[name]
         raise AttributeError(
             f"chapter {self.chapter.name} has no setting {name!r}; meta.yaml lists "
-            f"{', '.join(self._names) or 'none'}"
+            f"{', '.join(self) or 'none'}"
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"settings are read only: pass {name}=… to chapter() instead")
 
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._names:
-            raise KeyError(name)
-        return self.__dict__[name]
+    __setitem__ = __setattr__
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+    def __reduce__(self) -> Any:  # copies and pickles are made as a new one is
+        return partial(type(self), self.chapter, self.profile, self.seed, self.device, **self), ()
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{k}={v!r}" for k, v in self.items())

@@ -16,12 +16,7 @@ from nas_core.workbook.cli import literal
 
 
 def strategy_trial(
-    chapter: str,
-    profile: str,
-    seed: int,
-    strategy: str = "random",
-    trainings: int = 60,
-    budget: float = 1.0,
+    chapter: str, profile: str, seed: int, strategy="random", trainings=60, budget=1.0
 ) -> dict[str, Any]:
     """Chapter 01: one search on the table; accuracy and multiply-adds of what it ends with.
 
@@ -58,17 +53,9 @@ def budgeted_trial(
 
     settings = Book.load().find(chapter).profile(profile) | changes
     one_thread()
-    setup = Setup(
-        space_args=(
-            ("blocks_per_group", settings["blocks"]),
-            ("channels", tuple(settings["channels"])),
-        ),
-        dataset=settings["dataset"],
-        size=settings["size"],
-        train_limit=settings["train_limit"],
-        val_limit=settings["val_limit"],
-        device=settings.get("device", "cpu"),
-    )
+    space = ("blocks_per_group", settings["blocks"]), ("channels", tuple(settings["channels"]))
+    data = {k: settings[k] for k in ("dataset", "size", "train_limit", "val_limit")}
+    setup = Setup(space_args=space, device=settings.get("device", "cpu"), **data)
     known = {field.name for field in fields(BudgetConfig)}
     values: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in known
@@ -122,16 +109,9 @@ def run_sweep(book: Book, args: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     stem = f"{chapter.number:02d}-{args.profile}-{mark}"
-    table = sweep(
-        TRIALS[chapter.number],
-        configs,
-        engine=args.engine,
-        store=args.store or out / f"{stem}.sqlite",
-        workers=args.workers,
-        retries=args.retries,
-        gpus=args.gpus,
-        address=args.address,
-    )
+    store = args.store or out / f"{stem}.sqlite"
+    how = {k: getattr(args, k) for k in ("engine", "workers", "retries", "gpus", "address")}
+    table = sweep(TRIALS[chapter.number], configs, store=store, **how)
     table.to_csv(out / f"{stem}.csv", index=False)
     done = table[table.status == "done"]
     print(f"{len(done)} of {len(table)} trials done: {out / stem}.csv")

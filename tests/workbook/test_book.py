@@ -1,5 +1,8 @@
 """meta.yaml, chapter settings, and how wrong entries are named."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 import yaml
@@ -47,6 +50,10 @@ def test_settings_of_a_profile(book):
         _ = cfg.epochs
     with pytest.raises(AttributeError, match="read only"):
         cfg.steps = 4
+    with pytest.raises(AttributeError, match="read only"):
+        cfg["steps"] = 4
+    for again in (copy.deepcopy(cfg), pickle.loads(pickle.dumps(cfg))):
+        assert again == cfg and repr(again) == repr(cfg) and again.device == cfg.device
 
 
 def test_none_keeps_the_value_of_the_profile(book):
