@@ -1,5 +1,7 @@
 """SANAS: networks that choose their architecture anew at every step of a stream."""
 
+# ruff: noqa: F401
+
 from nas_core.adaptive.baselines import DSCNN, BCResNet, as_trunk
 from nas_core.adaptive.controller import Controller, FixedController
 from nas_core.adaptive.engine import Decision, StreamingEngine, StreamTrace
@@ -14,25 +16,3 @@ from nas_core.adaptive.training import (
     train,
     window_table,
 )
-
-__all__ = [
-    "DSCNN",
-    "AdaptiveNetwork",
-    "BCResNet",
-    "Controller",
-    "Decision",
-    "FixedController",
-    "SanasConfig",
-    "SanasRun",
-    "Step",
-    "StreamTrace",
-    "StreamingEngine",
-    "Unrolled",
-    "as_trunk",
-    "cost_by_step",
-    "objective",
-    "returns",
-    "summarise",
-    "train",
-    "window_table",
-]

@@ -140,7 +140,6 @@ class AdaptiveNetwork(nn.Module):
         )
         state = self.controller.start(batch)  # [B, hidden]
         rows = torch.arange(batch, device=x.device)  # sequences that have not ended
-        columns: list[tuple[Tensor, Step]] = []
         for t in range(min(steps, int(length.max()))):
             going = length[rows] > t
             if not going.all():
@@ -151,8 +150,9 @@ class AdaptiveNetwork(nn.Module):
                 draw = draw.to(x.device)[rows]
             step = self(x[rows, t], state, draw=draw)
             state = step.state
-            columns.append((rows, step))
-        return Unrolled(*(_stack(columns, i, total) for i, total in enumerate(out)))
+            for total, value in zip(out, step[:4], strict=True):
+                total[rows, t] = value
+        return out
 
     def _at_once(self, x: Tensor, length: Tensor, kept: Tensor) -> Unrolled:
         """All steps of all sequences in one call, with the edges `kept` `[E]` at each."""
@@ -163,12 +163,3 @@ class AdaptiveNetwork(nn.Module):
         logits[valid] = self.classifier(features)
         masks = valid.unsqueeze(2) & mask  # [B, T, E]
         return Unrolled(logits, masks, logits.new_zeros(valid.shape), masks.to(logits))
-
-
-def _stack(columns: list[tuple[Tensor, Step]], field: int, total: Tensor) -> Tensor:
-    """Put a field of each step into its column; rows that have ended stay zero."""
-    filled = []
-    for t, (rows, step) in enumerate(columns):
-        value = step[field]
-        filled.append(value if len(rows) == len(total) else total[:, t].index_copy(0, rows, value))
-    return torch.stack([*filled, *total.unbind(1)[len(filled) :]], 1)

@@ -1,5 +1,7 @@
 """Sound: features, files, words, streams with words in them, and the detection of words."""
 
+# ruff: noqa: F401
+
 from nas_core.audio.corpus import KEYWORDS, Corpus, load_speech_commands, split_of, word_extent
 from nas_core.audio.detection import (
     KeywordDetector,
@@ -24,35 +26,3 @@ from nas_core.audio.streams import (
     write_truth,
 )
 from nas_core.audio.synthesis import Speaker, say, synthetic_corpus
-
-__all__ = [
-    "KEYWORDS",
-    "MFCC",
-    "AudioFileError",
-    "Corpus",
-    "EvaluationStream",
-    "KeywordDetector",
-    "Mixing",
-    "Smoothing",
-    "Speaker",
-    "Spoken",
-    "StreamScore",
-    "StreamSet",
-    "StreamingMFCC",
-    "detect",
-    "evaluation_stream",
-    "load_speech_commands",
-    "make_sequence",
-    "make_streams",
-    "read_all",
-    "read_audio",
-    "say",
-    "score",
-    "split_of",
-    "synthetic_corpus",
-    "threshold_sweep",
-    "window_labels",
-    "word_extent",
-    "word_share",
-    "write_truth",
-]

@@ -11,7 +11,8 @@ import pickle
 import shutil
 import struct
 import tarfile
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from urllib.request import urlopen
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor
 
 from nas_core.data.dataset import (
@@ -34,100 +36,52 @@ from nas_core.training import Augment
 
 @dataclass(frozen=True)
 class RealSet:
-    """The files of one set, and how `load` divides them where it knows the set."""
+    """The files of one set, an entry of `real.yaml`."""
 
     source: str
     chapters: str = ""  # which ones read it, where `load` does not
     torchvision: str = ""  # its class there
-    files: tuple[tuple[str, str], ...] = ()  # (path below the root, published md5)
+    files: dict[str, str] = field(default_factory=dict)  # path below the root: published md5
     folder: str = ""  # or: what its archive is unpacked into,
     pattern: str = ""  # files in there,
     count: int = 0  # as many as were published,
-    archive: tuple[str, str] = ("", "")  # and where it is: (url, published md5 or sha256)
+    archive: str = ""  # where it is,
+    checksum: str = ""  # and its published md5 or sha256
     val: int = 0  # validation images, cut from the official training images
-    augment: Augment | None = None
+    # Crops and flips as in thesis section 3.5.2: pad to 36×36 and cut 32×32. Digits and clothes
+    # are not mirrored (a mirrored digit is another sign).
+    augment: dict[str, Any] | None = None
 
     def missing(self, root: Path) -> str | None:
         """The first path that is not below `root`, or None."""
-        paths = [file for file, _ in self.files] or [self.folder]
+        paths = self.files or [self.folder]
         return next((path for path in paths if not (root / path).exists()), None)
 
 
-def _mnist(folder: str, *sums: str) -> tuple[tuple[str, str], ...]:
-    # Of the unpacked idx files (torchvision only knows the sums of the archives).
-    parts = [f"{part}-{kind}" for part in ("train", "t10k") for kind in _IDX]
-    return tuple((f"{folder}/raw/{p}-ubyte", s) for p, s in zip(parts, sums, strict=True))
+_YAML = Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
+SETS = {name: RealSet(**entry) for name, entry in yaml.safe_load(_YAML).items()}
 
 
-_IDX = ("images-idx3", "labels-idx1")
-_TF = "https://storage.googleapis.com/download.tensorflow.org/data/speech_commands_"
+def data_root(root: str | Path | None = None) -> Path:
+    """Folder of the real data sets: the argument, else `$NAS_DATA`, else `data/` of the book.
+
+    The book is `$NAS_BOOK`, or the folder with `notebooks/meta.yaml` that the working directory
+    is in, or the one the package was installed from; the working directory itself only where
+    there is no book at all.
+    """
+    if named := root or os.environ.get("NAS_DATA"):
+        return Path(named).expanduser().absolute()
+    here, package = Path.cwd(), Path(__file__).resolve().parents[2]
+    for folder in (os.environ.get("NAS_BOOK", here), here, *here.parents, package):
+        if Path(folder, "notebooks", "meta.yaml").is_file():
+            return Path(folder).absolute() / "data"
+    return here / "data"
 
 
-def _speech_commands(version: str, count: int, sha256: str) -> RealSet:
-    return RealSet(
-        "Warden (2018), CC BY 4.0", "06 and 07",
-        folder=f"SpeechCommands/speech_commands_{version}", pattern="*/*_nohash_*.wav", count=count,
-        archive=(f"{_TF}{version}.tar.gz", sha256),
-    )  # fmt: skip
-
-
-# Crops and flips as in thesis section 3.5.2: pad to 36×36 and cut 32×32. Digits and clothes are
-# not mirrored (a mirrored digit is another sign).
-SETS: dict[str, RealSet] = {
-    "mnist": RealSet(
-        "LeCun, Bottou, Bengio, Haffner (1998)", torchvision="MNIST", val=12_000,
-        augment=Augment(2), files=_mnist(
-            "MNIST", "6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624",
-            "2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637",
-        ),
-    ),
-    "fashion_mnist": RealSet(
-        "Xiao, Rasul, Vollgraf (2017), MIT", torchvision="FashionMNIST", val=12_000,
-        augment=Augment(2), files=_mnist(
-            "FashionMNIST", "f4a8712d7a061bf5bd6d2ca38dc4d50a", "9018921c3c673c538a1fc5bad174d6f9",
-            "8181f5470baa50b63fa0f6fddb340f0a", "15d484375f8d13e6eb1aabb0c3f46965",
-        ),
-    ),
-    "cifar10": RealSet(
-        "Krizhevsky (2009)", torchvision="CIFAR10", val=5_000, augment=Augment(2, flip=True),
-        files=(
-            ("cifar-10-batches-py/data_batch_1", "c99cafc152244af753f735de768cd75f"),
-            ("cifar-10-batches-py/data_batch_2", "d4bba439e000b95fd0a9bffe97cbabec"),
-            ("cifar-10-batches-py/data_batch_3", "54ebc095f3ab1f0389bbae665268c751"),
-            ("cifar-10-batches-py/data_batch_4", "634d18415352ddfa80567beed471001a"),
-            ("cifar-10-batches-py/data_batch_5", "482c414d41f54cd18b22e5b47cb7c3cb"),
-            ("cifar-10-batches-py/test_batch", "40351d587109b95175f43aff81a1287e"),
-            ("cifar-10-batches-py/batches.meta", "5ff9c542aee3614f3951f8cda6e48888"),
-        ),
-    ),
-    "cifar100": RealSet(
-        "Krizhevsky (2009)", torchvision="CIFAR100", val=5_000, augment=Augment(2, flip=True),
-        files=(
-            ("cifar-100-python/train", "16019d7e3df5f24257cddd939b257f8d"),
-            ("cifar-100-python/test", "f0ef6b0ae62326f3e7ffdfab6717acfc"),
-            ("cifar-100-python/meta", "7973b15100ade9c7d40fb424638fde48"),
-        ),
-    ),
-    "svhn": RealSet(
-        "Netzer et al. (2011)", "08 to 10", torchvision="SVHN", files=(
-            ("train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373"),
-            ("test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3"),
-        ),
-    ),
-    "dtd": RealSet(
-        "Cimpoi et al. (2014)", "08 to 10", torchvision="DTD", folder="dtd",
-        pattern="dtd/images/*/*.jpg", count=5640, archive=(
-            "https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz",
-            "fff73e5086ae6bdbea199a49dfb8a4c1",
-        ),
-    ),
-    "speech_commands_v0.01": _speech_commands(
-        "v0.01", 64_727, "743935421bb51cccdb6bdd152e04c5c70274e935c82119ad7faeec31780d811d"
-    ),
-    "speech_commands_v0.02": _speech_commands(
-        "v0.02", 105_829, "af14739ee7dc311471de98f5f9d2c9191b18aedfe957f4a6ff791c709868ff58"
-    ),
-}  # fmt: skip
+def known(name: str, names: Iterable[str]) -> None:
+    """Refuse a name that is not among `names`."""
+    if name not in names:
+        raise ValueError(f"unknown data set {name!r}; choose from {', '.join(names)}")
 
 
 class Images(NamedTuple):
@@ -140,12 +94,13 @@ class Images(NamedTuple):
     classes: tuple[str, ...]
 
 
-def read_images(name: str, root: Path, *, check: bool = True) -> Images:
-    """One of torchvision's sets from `root`, never downloaded.
+def read_images(name: str, root: str | Path | None = None, *, check: bool = True) -> Images:
+    """One of torchvision's sets as it was published, never downloaded.
 
     DTD is partition 1, its training and validation images joined, made 32×32.
 
     Args:
+        root: see `data_root`.
         check: compare the published md5 sums first.
 
     Raises:
@@ -154,7 +109,8 @@ def read_images(name: str, root: Path, *, check: bool = True) -> Images:
     """
     from torchvision import datasets
 
-    spec = SETS[name]
+    known(name, [n for n, spec in SETS.items() if spec.torchvision])
+    root, spec = data_root(root), SETS[name]
     if missing := spec.missing(root):
         raise DataNotFound(
             f"{name} is not in {root} ({missing} is missing). Fetch it with\n"
@@ -205,8 +161,9 @@ def load_real(name: str, root: Path, train_limit: int | None, seed: int) -> Data
     train = train[: limited(train_limit, len(train))]
     splits = [(images.x[index], images.y[index]) for index in (train, val)]
     splits.append((images.x_test, images.y_test))
-    provenance = {"source": spec.source, "seed": seed, "md5": dict(spec.files)}
-    return image_dataset(name, splits, images.classes, provenance, spec.augment)
+    augment = Augment(**spec.augment) if spec.augment else None
+    provenance = {"source": spec.source, "seed": seed, "md5": spec.files}
+    return image_dataset(name, splits, images.classes, provenance, augment)
 
 
 # ------------------------------------------------------------------------------------ download
@@ -244,7 +201,7 @@ def fetch_real(name: str, root: Path) -> None:
         if missing := spec.missing(part):
             raise CorruptData(f"the download of {name} holds no {missing}; try again later")
         _check_files(name, spec, part)
-        for path in [file for file, _ in spec.files] or [spec.folder]:
+        for path in spec.files or [spec.folder]:
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             os.replace(part / path, root / path)
     finally:
@@ -266,21 +223,20 @@ def _unpack(spec: RealSet, folder: Path) -> None:
     """Download an archive, check it, unpack it into `folder / spec.folder`."""
     from tqdm import tqdm
 
-    url, published = spec.archive
-    archive = folder / url.rsplit("/", 1)[1]
-    with urlopen(url) as answer, open(archive, "wb") as file:
+    archive = folder / spec.archive.rsplit("/", 1)[1]
+    with urlopen(spec.archive) as answer, open(archive, "wb") as file:
         size = int(answer.headers.get("Content-Length") or 0) or None
         with tqdm.wrapattr(answer, "read", total=size, desc=archive.name) as body:
             shutil.copyfileobj(body, file, 1 << 20)
     _check_sum(
-        archive, published, "The connection broke off, or the archive has changed; try again."
+        archive, spec.checksum, "The connection broke off, or the archive has changed; try again."
     )
     with tarfile.open(archive) as content:
         content.extractall(folder / spec.folder, filter="data")
 
 
 def _check_files(name: str, spec: RealSet, root: Path) -> None:
-    for file, published in spec.files:
+    for file, published in spec.files.items():
         advice = f"Delete it and fetch it again with\n    nas-workbook data fetch {name}"
         _check_sum(root / file, published, advice)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,8 +14,7 @@ from nas_core.data.dataset import DataNotFound, Dataset
 from nas_core.data.digits import digits
 from nas_core.data.faces import faces
 from nas_core.data.part_labels import fetch_part_labels, find_lists, part_labels
-from nas_core.data.real import SETS, Images, fetch_real, load_real
-from nas_core.data.real import read_images as read_real
+from nas_core.data.real import SETS, data_root, fetch_real, known, load_real
 
 # Need no files: (size, train_limit, seed) -> Dataset.
 EMBEDDED: dict[str, Callable[[int | None, int | None, int], Dataset]] = {
@@ -50,22 +48,6 @@ def states(root: str | Path | None = None) -> dict[str, str]:
     return found
 
 
-def data_root(root: str | Path | None = None) -> Path:
-    """Folder of the real data sets: the argument, else `$NAS_DATA`, else `data/` of the book.
-
-    The book is `$NAS_BOOK`, or the folder with `notebooks/meta.yaml` that the working directory
-    is in, or the one the package was installed from; the working directory itself only where
-    there is no book at all.
-    """
-    if named := root or os.environ.get("NAS_DATA"):
-        return Path(named).expanduser().absolute()
-    here, package = Path.cwd(), Path(__file__).resolve().parents[2]
-    for folder in (os.environ.get("NAS_BOOK", here), here, *here.parents, package):
-        if Path(folder, "notebooks", "meta.yaml").is_file():
-            return Path(folder).absolute() / "data"
-    return here / "data"
-
-
 def load(
     name: str,
     *,
@@ -93,7 +75,7 @@ def load(
         raise ValueError(
             f"{name} is no set of single examples; chapters {FILES[name].chapters} read it"
         )
-    _known(name, available())
+    known(name, available())
     if size is not None:
         raise ValueError(f"size is {size}; {name} comes in one size only")
     return REAL[name](data_root(root), train_limit, seed).to(device)
@@ -111,7 +93,7 @@ def fetch(name: str, root: str | Path | None = None) -> Path:
     """
     folder = data_root(root)
     if name not in EMBEDDED:
-        _known(name, (*available(), *FILES))
+        known(name, (*available(), *FILES))
         try:
             if name == "part_labels":
                 fetch_part_labels(folder)
@@ -129,14 +111,3 @@ def fetch(name: str, root: str | Path | None = None) -> Path:
                 "that can be written, by --root or NAS_DATA"
             ) from error
     return folder
-
-
-def read_images(name: str, root: str | Path | None = None, *, check: bool = True) -> Images:
-    """Images and labels of one of torchvision's sets, as they were published; see `data.real`."""
-    _known(name, tuple(n for n, spec in SETS.items() if spec.torchvision))
-    return read_real(name, data_root(root), check=check)
-
-
-def _known(name: str, names: tuple[str, ...]) -> None:
-    if name not in names:
-        raise ValueError(f"unknown data set {name!r}; choose from {', '.join(names)}")

@@ -30,7 +30,7 @@ def offered(monkeypatch):
         served[url] = buffer.getvalue()
         checksum = sha256 or hashlib.sha256(served[url]).hexdigest()
         count = sum(path.endswith(".wav") and "_nohash_" in path for path in files)
-        spec = replace(SETS[name], archive=(url, checksum), count=count)
+        spec = replace(SETS[name], archive=url, checksum=checksum, count=count)
         monkeypatch.setitem(SETS, name, spec)
 
     def answer(url):
@@ -53,7 +53,7 @@ def test_an_archive_arrives_whole_and_is_recognised(tmp_path, offered, capsys):
     folder = tmp_path / "new" / "SpeechCommands" / SPEECH
     assert (folder / "yes/a_nohash_0.wav").read_bytes() == b"1"
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["SpeechCommands"]
-    SETS[SPEECH] = replace(SETS[SPEECH], archive=("https://example.org/gone", ""))
+    SETS[SPEECH] = replace(SETS[SPEECH], archive="https://example.org/gone")
     data.fetch(SPEECH, tmp_path / "new")  # is there: nothing is downloaded
     (folder / "yes/a_nohash_0.wav").unlink()  # as an interrupted unpacking would leave it
     with pytest.raises(data.CorruptData, match="holds 1 of the 2 published files"):
@@ -70,7 +70,7 @@ def test_a_changed_archive_leaves_nothing_behind(tmp_path, offered):
 @pytest.mark.parametrize("name", [n for n, spec in SETS.items() if spec.files])
 def test_torchvision_downloads_into_a_hidden_folder_first(name, tmp_path, monkeypatch):
     """What arrives with another checksum is not given its name; what is right is kept."""
-    content = {file: f"content of {file}".encode() for file, _ in SETS[name].files}
+    content = {file: f"content of {file}".encode() for file in SETS[name].files}
     sums = {file: hashlib.md5(c).hexdigest() for file, c in content.items()}
     calls = []
 
@@ -86,7 +86,7 @@ def test_torchvision_downloads_into_a_hidden_folder_first(name, tmp_path, monkey
     with pytest.raises(data.CorruptData, match="is damaged: its md5 is"):
         data.fetch(name, tmp_path)
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setitem(SETS, name, replace(SETS[name], files=tuple(sums.items())))
+    monkeypatch.setitem(SETS, name, replace(SETS[name], files=sums))
     calls.clear()
     data.fetch(name, tmp_path)
     assert calls == (

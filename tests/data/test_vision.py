@@ -81,7 +81,7 @@ def test_a_limit_keeps_classes_balanced(real_root):
 
 
 def test_a_changed_file_is_named(real_root, tmp_path):
-    for file, _ in SETS["fashion_mnist"].files:
+    for file in SETS["fashion_mnist"].files:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         os.symlink(real_root / file, tmp_path / file)
     victim = tmp_path / "FashionMNIST/raw/t10k-labels-idx1-ubyte"
@@ -104,7 +104,7 @@ def test_missing_sets_name_the_command_and_download_nothing(name, tmp_path, no_n
 
 @pytest.mark.parametrize("name", VISION)
 def test_files_of_the_right_name_and_wrong_content_are_refused(name, tmp_path):
-    for file, _ in SETS[name].files:
+    for file in SETS[name].files:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_bytes(b"not what was published")
     with pytest.raises(data.CorruptData, match=f"data fetch {name}"):
@@ -134,8 +134,8 @@ def test_cifar100_from_files_in_its_layout(tmp_path, monkeypatch):
     monkeypatch.setattr(cls, "meta", {**cls.meta, "md5": sums["meta"]})
     spec = SETS["cifar100"]
     files = {f"cifar-100-python/{file}": md5 for file, md5 in sums.items()}
-    assert set(files) == set(dict(spec.files))
-    monkeypatch.setitem(SETS, "cifar100", replace(spec, files=tuple(files.items())))
+    assert set(files) == set(spec.files)
+    monkeypatch.setitem(SETS, "cifar100", replace(spec, files=files))
     loaded = data.load("cifar100", root=tmp_path)
     assert loaded.classes == tuple(names)
     assert (len(loaded.train), len(loaded.val), len(loaded.test)) == (2000, 5000, 300)
@@ -148,11 +148,12 @@ def test_cifar100_from_files_in_its_layout(tmp_path, monkeypatch):
 def test_checksums_are_those_of_torchvision():
     for name, cls in (("cifar10", datasets.CIFAR10), ("cifar100", datasets.CIFAR100)):
         parts = [*cls.train_list, *cls.test_list, [cls.meta["filename"], cls.meta["md5"]]]
-        assert dict(SETS[name].files) == {f"{cls.base_folder}/{file}": md5 for file, md5 in parts}
+        assert SETS[name].files == {f"{cls.base_folder}/{file}": md5 for file, md5 in parts}
     lists = datasets.SVHN.split_list
     published = {file: md5 for _, file, md5 in (lists[s] for s in ("train", "test"))}
-    assert dict(SETS["svhn"].files) == published
-    assert SETS["dtd"].archive == (datasets.DTD._URL, datasets.DTD._MD5)
+    assert SETS["svhn"].files == published
+    dtd = SETS["dtd"]
+    assert (dtd.archive, dtd.checksum) == (datasets.DTD._URL, datasets.DTD._MD5)
 
 
 def test_published_images_are_read_once_for_load_and_for_streams(real_root, no_network):
