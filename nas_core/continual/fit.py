@@ -176,7 +176,7 @@ def fit(
                 best_state[c] = copy.deepcopy(candidates[c].state_dict())
 
     while True:
-        looking = step % config.eval_every == 0 or step == config.max_steps
+        looking = bool(active) and (step % config.eval_every == 0 or step == config.max_steps)
         early = trial.beta is not None and step <= trial.beta
         if looking or early:
             for candidate in candidates:
