@@ -3,6 +3,7 @@
     NAS_DATA=… python benchmarks/ctrl_study.py transfer --store transfer.sqlite
     NAS_DATA=… python benchmarks/ctrl_study.py long --store long.sqlite --tasks 40
     NAS_DATA=… python benchmarks/ctrl_study.py permuted --store mlp.sqlite --backbone mlp --tasks 10
+    python benchmarks/ctrl_study.py chapter --chapter 09_mntdp --store seeds.sqlite --seeds 0 1 2
 
 Data sets whose files are missing are replaced by the embedded family (`--embedded`). A learner's
 name may end in " random prior" or " N modules" (of the ResNet). A stopped run goes on from its
@@ -34,10 +35,11 @@ from nas_core.continual import (
     permuted_digits,
     resnet,
     run_stream,
+    task_source,
 )
 from nas_core.search.sweeps import stored, sweep
 from nas_core.training import describe_device, one_thread, pick_device
-from nas_core.workbook import record_result
+from nas_core.workbook import Book, record_result
 
 LEARNERS = [
     "Independent", "MNTDP-D", "Finetune", "MNTDP-D random prior", "New-head freeze",
@@ -53,6 +55,12 @@ PERMUTED = {"train": 2000, "val": 500}
 
 def stream_of(setting: dict[str, Any], name: str, seed: int) -> Stream:
     """The stream of a setting, without augmentation: training is too short for it to pay."""
+    if "chapter" in setting:
+        source = task_source(setting["data"], setting["size"], setting["pool"])
+        sizes = {k: tuple(v) for k, v in setting["sizes"].items()}
+        tasks = {"tasks": setting["tasks"]} if name == "long" else {}
+        whole = ctrl_stream(name, source, seed=seed, sizes=sizes, augment=False, **tasks)
+        return whole.keep(*setting["keep"]) if "keep" in setting else whole
     source = Real(embedded_for=tuple(setting["embedded"]), size=setting["size"])
     options = {"seed": seed, "test_per_class": setting["test_per_class"]}
     if name == "permuted":
@@ -64,10 +72,13 @@ def stream_of(setting: dict[str, Any], name: str, seed: int) -> Stream:
 def make(setting: dict[str, Any], learner: str, seed: int):
     """A learner by its name, "… random prior" and "… 3 modules" included."""
     config = FitConfig(
-        lr=tuple(setting["lr"]), weight_decay=(0.0,), batch_size=32,
-        max_steps=setting["max_steps"], patience=setting["patience"], eval_every=20,
+        lr=tuple(setting["lr"]), weight_decay=(0.0,), max_steps=setting["max_steps"],
+        patience=setting["patience"], **setting.get("fit", {"batch_size": 32, "eval_every": 20}),
     )  # fmt: skip
     options: dict[str, Any] = {"strength": setting["strength"]} if "EWC" in learner else {}
+    if "MNTDP-S" in learner:
+        options = {k: setting[k] for k in ("gamma_lr", "search_steps") if k in setting}
+        options["gamma_lr"] = tuple(options.get("gamma_lr", (0.01,)))
     if learner.endswith(" random prior"):
         learner, options = learner.removesuffix(" random prior"), {"prior": "random"}
     cut = re.fullmatch(r"(.*) (\d+) modules", learner)
@@ -77,8 +88,8 @@ def make(setting: dict[str, Any], learner: str, seed: int):
         backbone = mlp((1, 28, 28), width)
     elif setting["backbone"] == "resnet" and learner != "HAT":
         backbone = resnet(width, size, modules=modules)
-    else:
-        backbone = alexnet(width / 64, size)
+    else:  # widths are channels of the first layer, those of chapters are factors
+        backbone = alexnet(width if "chapter" in setting else width / 64, size)
     return make_learner(learner, backbone, config, seed=seed, **options)
 
 
@@ -140,13 +151,14 @@ def _rounded(value: Any) -> Any:
     return round(value, 4) if isinstance(value, float) else value
 
 
-def main() -> None:
+def parsed(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["transfer", "long", "permuted"])
+    parser.add_argument("what", choices=["transfer", "long", "permuted", "chapter"])
     parser.add_argument("--store", required=True, help="SQLite file of the finished trials")
     parser.add_argument("--streams", nargs="*", default=["minus", "out", "in", "pl", "plus"])
     parser.add_argument("--learners", nargs="*", default=LEARNERS)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--chapter", help="for `chapter`: streams and training of its smoke run")
     parser.add_argument("--embedded", nargs="*", default=["wild_digits"], help="data sets")
     parser.add_argument("--backbone", choices=["alexnet", "resnet", "mlp"], default="alexnet")
     parser.add_argument("--width", type=int, default=16, help="channels of the first layer")
@@ -154,18 +166,34 @@ def main() -> None:
     parser.add_argument("--max-steps", type=int, default=300)
     parser.add_argument("--patience", type=int, default=100)
     parser.add_argument("--lr", type=float, nargs="*", default=[0.001])
+    parser.add_argument("--search-steps", type=int, help="of MNTDP-S; default --max-steps")
     parser.add_argument("--strength", type=float, default=100.0, help="of EWC")
     parser.add_argument("--test-per-class", type=int, default=100)
     parser.add_argument("--tasks", type=int, default=100, help="of a long or permuted stream")
     parser.add_argument("--record", metavar="CHAPTER/NAME", help="write the stored trials")
-    given = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def configuration(argv: list[str]) -> dict[str, Any]:
+    """The setting of a command line, as its record keeps it."""
+    given = parsed(argv)
+    if given.what == "chapter":
+        profile = Book.load().find(given.chapter).profile("smoke")
+        fit = {k: profile[k] for k in ("batch_size", "val_copies") if k in profile}
+        return {"chapter": given.chapter, "backbone": "alexnet", "fit": fit, **profile}
     keys = ("embedded", "backbone", "width", "size", "max_steps", "patience", "lr", "strength",
             "test_per_class", "tasks")  # fmt: skip
-    setting = {k: getattr(given, k) for k in keys}
+    steps = {} if given.search_steps is None else {"search_steps": given.search_steps}
+    return {k: getattr(given, k) for k in keys} | steps
+
+
+def main() -> None:
+    given, setting = parsed(None), configuration(sys.argv[1:])
+    many = given.what in ("transfer", "chapter")
     trials = [
         {"stream": stream, "learner": learner, "seed": seed, "setting": setting}
         for seed in given.seeds
-        for stream in (given.streams if given.what == "transfer" else [given.what])
+        for stream in (given.streams if many else [given.what])
         for learner in given.learners
     ]
     if not given.record:
