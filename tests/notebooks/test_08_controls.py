@@ -23,8 +23,8 @@ def grown(learner):
 
 
 def pixels():
-    """The first task of S^in as it was before normalisation, in [0, 1]."""
-    return LIFE.stream("in")[0].train.x.float() / 255
+    """The first task of S^out as it was before normalisation, in [0, 1]."""
+    return LIFE.stream("out")[0].train.x.float() / 255
 
 
 def wins_with_the_trunk_of_another_task():

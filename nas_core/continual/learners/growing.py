@@ -206,7 +206,7 @@ class DEN(Growing):
     """
 
     l1: float = 1e-2
-    keep: float = 1.0
+    keep: float = 0.1
     target: float = 0.98
     expand: int = 10
     drift: float = 0.3
