@@ -81,7 +81,7 @@ def scene(graph: Graph) -> Scene:
     centres, pitch = _pixels(graph)
     labels, halves = _boxes(graph, pitch)
     curves = _route(graph, centres, halves)
-    hull = np.concatenate([_points(c, 17) for c in curves] + [centres - halves, centres + halves])
+    hull = np.concatenate([_weights(17) @ c for c in curves] + [centres - halves, centres + halves])
     margin = np.array([29.0 if halves[0, 0] == _DOT else 14.0, 20.0])  # room for names above dots
     shift = margin - hull.min(0)
     width, height = _rounded([hull.max(0) + shift + margin])[0]
@@ -148,10 +148,6 @@ def _weights(n: int) -> np.ndarray:
     return _basis(np.linspace(0, 1, n))
 
 
-def _points(curve: np.ndarray, n: int) -> np.ndarray:
-    return _weights(n) @ curve
-
-
 _BENDS = 16.0 * np.array([0, *[s * k for k in range(1, 19) for s in (1, -1)]])
 _INNER = _weights(41)[5:-5]
 _CELL, _REACH = 3.0, 420.0  # pixels: raster, and how far a curve may leave the nodes' hull
@@ -207,7 +203,7 @@ def _route(graph: Graph, centres: np.ndarray, halves: np.ndarray) -> list[np.nda
                 break  # straight
         best = _bow(ends[0], ends[1], bends[price.argmin()] + lanes)
         curves.update(zip(twins[a, b], best, strict=True))
-        near = _points(best, int(np.clip(lengths[a, b] / 7, 5, 33)))
+        near = _weights(int(np.clip(lengths[a, b] / 7, 5, 33))) @ best
         taken[cells(near[..., None, :] + _AROUND)] = True
     return [curves[e] for e in range(len(graph))]
 
@@ -217,7 +213,7 @@ def _finish(
 ) -> EdgeShape:
     """Cut the curve at the borders of its two nodes, put the arrow head on, move all by `shift`."""
     curve = curve + shift
-    p = _points(curve, n)
+    p = _weights(n) @ curve
 
     def cut(points: np.ndarray, half: np.ndarray, *gaps: float) -> list[int]:
         """Number of points that lie within the first one's rounded box or `gap` of it."""
@@ -257,11 +253,7 @@ def graph_of(space: Any) -> Graph:
 
 
 def check_probabilities(graph: Graph, values: Any) -> Tensor:
-    """`values` as float `[E]` between 0 and 1.
-
-    Raises:
-        ValueError: for another length or values outside [0, 1].
-    """
+    """`values` as float `[E]`; ValueError for another length or values outside [0, 1]."""
     p = torch.as_tensor(values).detach().cpu().float()
     if p.shape != (len(graph),):
         raise ValueError(

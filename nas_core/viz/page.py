@@ -1,8 +1,7 @@
 """How a view reaches the page: as a widget, without a kernel, and as a still picture.
 
-A view is a class with traits (`_spec`: what never changes; `frame`, …) and a `figure`. Where
-anywidget is installed it becomes an `anywidget.AnyWidget`, else the still picture with plain
-ipywidgets beside it.
+A view is a class with traits (`_spec`: what never changes; `frame`, …) and a `figure`. It becomes
+an `anywidget.AnyWidget` where anywidget is installed, else its still picture with a slider.
 """
 
 from __future__ import annotations

@@ -37,19 +37,10 @@ def style(ax: Axes, *, xlabel: str = "", ylabel: str = "", title: str = "") -> A
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=8)
-    if xlabel:
-        ax.set_xlabel(xlabel, fontsize=9)
-    if ylabel:
-        ax.set_ylabel(ylabel, fontsize=9)
-    if title:
-        ax.set_title(title, fontsize=10)
+    ax.set_xlabel(xlabel or ax.get_xlabel(), fontsize=9)
+    ax.set_ylabel(ylabel or ax.get_ylabel(), fontsize=9)
+    ax.set_title(title or ax.get_title(), fontsize=10)
     return ax
-
-
-def _axes(ax: Axes | None, size: tuple[float, float], **kwargs: Any) -> Axes:
-    if ax is not None:
-        return ax
-    return plt.subplots(figsize=size, layout="constrained", subplot_kw=kwargs)[1]
 
 
 def _legend(ax: Axes, **options: Any) -> None:
@@ -96,7 +87,7 @@ def plot_pareto(
         budgets: vertical lines.
         log: logarithmic cost axis.
     """
-    ax = _axes(ax, (5.4, 3.6))
+    ax = ax or plt.subplots(figsize=(5.4, 3.6), layout="constrained")[1]
     x, y = _column(frame, cost), _column(frame, value)
     bars = None if error is None else _column(frame, error)
     labels = frame[group].astype(str).to_numpy() if group else np.full(len(frame), "")
@@ -186,7 +177,8 @@ def plot_radar(
     """
     if scores.shape[1] < 3:
         raise ValueError(f"a radar chart needs at least 3 columns, got {list(scores.columns)}")
-    ax = _axes(ax, (5.0, 4.2), projection="polar")
+    if ax is None:
+        ax = plt.subplots(figsize=(5.0, 4.2), subplot_kw={"projection": "polar"})[1]
     angles = np.linspace(0, 2 * np.pi, scores.shape[1], endpoint=False)
     values = scores.to_numpy(dtype=float)
     centre, rim = values.min(0), values.max(0)
@@ -207,6 +199,5 @@ def plot_radar(
     ax.grid(color="#DDDDDD", linewidth=0.7)
     ax.spines["polar"].set_color("#BBBBBB")
     _legend(ax, loc="upper left", bbox_to_anchor=(1.3, 1.1), fontsize=8)
-    if title:
-        ax.set_title(title, fontsize=10, pad=16)
+    ax.set_title(title, fontsize=10, pad=16)
     return ax

@@ -52,7 +52,7 @@ async function render({ model, el }) {
     const box = svg.getBoundingClientRect();
     go(stepAt(((((event.clientX - box.left) / box.width) * W - left) / (W - left - right)) * s.seconds));
   });
-  const audio = s.audio ? h("audio", { controls: "", src: s.audio }) : null;
+  const audio = s.audio ? h("audio", { controls: "", src: `data:audio/wav;base64,${s.audio}` }) : null;
   // while the sound plays the cursor follows it; else the sound follows the cursor
   audio?.addEventListener("timeupdate", () => audio.paused || go(stepAt(audio.currentTime)));
   function update() {

@@ -54,7 +54,11 @@ class StreamPanel(View):
             raise ValueError(f"{posteriors.shape[1]} posteriors for {len(classes)} classes")
         if view is not None and len(view.frames) != steps:
             raise ValueError(f"{steps} steps, but a view of {len(view.frames)} frames")
-        sound = audio.detach().cpu().numpy()
+        sound, wav = audio.detach().cpu().numpy(), io.BytesIO()
+        if player:
+            import soundfile
+
+            soundfile.write(wav, sound, rate, format="WAV", subtype="PCM_16")
         bins = np.array_split(np.abs(sound), min(600, len(sound)))
         envelope = np.array([b.max() for b in bins])
         self._spec = {
@@ -68,13 +72,12 @@ class StreamPanel(View):
             "classes": list(classes),
             "truth": [[word, float(ms) / 1000] for word, ms in truth],
             "found": [[word, float(ms) / 1000] for word, ms in found],
-            "audio": _data_uri(sound, rate) if player else "",
+            "audio": base64.b64encode(wav.getvalue()).decode(),  # "" without a player
             "view": None if view is None else view.model_id,
             "network": None,  # what the linked view says that each step costs
         }
         if view is not None and view.cost is not None:
-            costs, unit = view._spec["costs"], view._spec["unit"]
-            self._spec["network"] = [short(c, unit) for c in costs]
+            self._spec["network"] = [short(c, view._spec["unit"]) for c in view._spec["costs"]]
         super().__init__(**self._identity())
         self.frame = 0 if view is None else view.frame
         if view is not None and not anywidget:  # pages of widgets are linked by the page itself
@@ -82,7 +85,7 @@ class StreamPanel(View):
 
     @t.validate("frame")
     def _within(self, proposal: Any) -> int:
-        return int(min(max(0, proposal["value"]), self._spec["count"] - 1))
+        return int(np.clip(proposal["value"], 0, self._spec["count"] - 1))
 
     def __repr__(self) -> str:
         s = self._spec
@@ -126,12 +129,3 @@ class StreamPanel(View):
         figure.supxlabel(note, x=0.99, ha="right", fontsize=6.5, color="#757575")
         sound.set_title(s["title"], fontsize=10, pad=14)
         return figure
-
-
-def _data_uri(sound: np.ndarray, rate: int) -> str:
-    """A 16-bit wav as data URI."""
-    import soundfile
-
-    buffer = io.BytesIO()
-    soundfile.write(buffer, sound, rate, format="WAV", subtype="PCM_16")
-    return "data:audio/wav;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -26,7 +26,7 @@ def test_state_and_frame_limits():
     assert p.frame == 5
     p.frame = -1
     assert p.frame == 0
-    assert not p._spec["audio"] and panel(player=True)._spec["audio"].startswith("data:audio/wav")
+    assert not p._spec["audio"] and panel(player=True)._spec["audio"].startswith("UklGR")
 
 
 def test_page_needs_nothing_from_outside():
