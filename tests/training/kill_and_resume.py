@@ -1,8 +1,8 @@
 """Helper of test_resume.py, run as a program of its own (one import of torch, many forks).
 
-A run is forked, killed with SIGKILL a random time after it has saved an epoch or two, and forked
-again, until it has been killed often enough; then it may finish. Prints after how many epochs it
-was killed, for each time.
+A run is forked, killed with SIGKILL a random time after its second save, and forked again, until it
+has been killed often enough; then it may finish. Prints after how many epochs it was killed, for
+each time.
 """
 
 import json
@@ -70,17 +70,18 @@ def epochs_done(checkpoint: Path) -> int:
     return len(load_checkpoint(checkpoint)["history"]["rows"]) if checkpoint.exists() else 0
 
 
-def wait_for_saves(checkpoint: Path, saves: int, pid: int) -> None:
-    """Return when the file was replaced so often, or the process has ended by itself."""
-    seen = written(checkpoint)
-    while saves:
-        info = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if info is not None:
-            return
+def wait_for_two_saves(checkpoint: Path, pid: int) -> float:
+    """Seconds between two saves of the process; 0 if it has ended by itself."""
+    seen, times = written(checkpoint), []
+    while len(times) < 2:
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return 0.0
         time.sleep(0.0005)
         now = written(checkpoint)
-        saves -= now != seen
+        if now != seen:
+            times.append(time.monotonic())
         seen = now
+    return times[1] - times[0]
 
 
 def written(checkpoint: Path) -> int:
@@ -89,15 +90,14 @@ def written(checkpoint: Path) -> int:
 
 def main(folder: Path, optimizer: str, kills: int, seed: int) -> None:
     one_thread()
-    start = time.monotonic()
+    data.load("digits")  # imports scikit-learn once, and not in every fork
     pid = forked(folder / "whole.ckpt", folder / "whole.pt", optimizer)
     assert os.waitpid(pid, 0)[1] == 0
-    epoch_seconds = (time.monotonic() - start) / EPOCHS
     random_time, killed_at = random.Random(seed), []
     for _ in range(kills):
         pid = forked(folder / "killed.ckpt", folder / "killed.pt", optimizer)
-        wait_for_saves(folder / "killed.ckpt", random_time.randint(1, 2), pid)
-        time.sleep(random_time.uniform(0, 1.5) * epoch_seconds)  # anywhere in an epoch or a save
+        epoch_seconds = wait_for_two_saves(folder / "killed.ckpt", pid)
+        time.sleep(random_time.uniform(0, 1.2) * epoch_seconds)  # anywhere in an epoch or a save
         os.kill(pid, signal.SIGKILL)
         status = os.waitpid(pid, 0)[1]
         if not os.WIFSIGNALED(status):

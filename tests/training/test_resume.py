@@ -37,12 +37,12 @@ def identical(left, right, where="record"):
 def test_sigkill_at_random_moments_changes_no_bit(tmp_path, optimizer, seed):
     env = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, str(HELPER), str(tmp_path), optimizer, "6", str(seed)],
+        [sys.executable, str(HELPER), str(tmp_path), optimizer, "4", str(seed)],
         capture_output=True, text=True, timeout=300, env=env, cwd=HELPER.parents[2],
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     killed_at = json.loads(done.stdout.splitlines()[-1])
-    assert len(killed_at) >= 3 and max(killed_at) >= 1, f"killed after {killed_at} epochs only"
+    assert len(killed_at) >= 2 and max(killed_at) >= 1, f"killed after {killed_at} epochs only"
     whole, killed = (load_checkpoint(tmp_path / f"{name}.pt") for name in ("whole", "killed"))
     identical(whole, killed)
     assert len(whole["last"]["history"]["rows"]) == 14
