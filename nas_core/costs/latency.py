@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,8 +62,8 @@ class Latency:
 
     def timing(self, mask: Tensor) -> Timing:
         """The measurement of one architecture, mask `[E]`, where the network is now."""
-        where = str(example_input(self.supernet, ()).device)
-        key = where, np.packbits(mask.cpu().numpy()).tobytes()
+        x = example_input(self.supernet, ())
+        key = f"{x.device} {x.dtype}", np.packbits(mask.cpu().numpy()).tobytes()
         if key not in self._known:
             self._known[key] = self._measure(mask, self.repeats, self.warmup)
         return self._known[key]
@@ -160,14 +161,8 @@ def latency_table(
         step = nn.Sequential(supernet.edge_modules[e], *([] if op is None else [op]))
         with evaluating(step), torch.inference_mode():
             edges[info.name] = time_call(partial(step, x), x.device, repeats=repeats, warmup=warmup)
-    return LatencyTable(
-        graph.name,
-        graph.fingerprint,
-        describe_device(x.device),
-        batch_size,
-        edges,
-        dtype=str(x.dtype).removeprefix("torch."),
-    )
+    conditions = _conditions(supernet, batch_size)
+    return LatencyTable(graph.name, graph.fingerprint, edges=edges, **conditions)
 
 
 def check_table(table: LatencyTable, measured: Latency, masks: Tensor) -> LatencyTable:
@@ -188,11 +183,8 @@ def check_table(table: LatencyTable, measured: Latency, masks: Tensor) -> Latenc
     """
     from scipy.stats import spearmanr
 
-    x = example_input(measured.supernet, ())
-    _require_equal("batch_size", table.batch_size, measured.batch_size)
-    _require_equal("device", table.device, describe_device(x.device))
-    _require_equal("dtype", table.dtype, str(x.dtype).removeprefix("torch."))
-    _require_equal("torch_version", table.torch_version, torch.__version__)
+    for what, here in _conditions(measured.supernet, measured.batch_size).items():
+        _require_equal(what, getattr(table, what), here)
     masks = masks[masks.any(1)].unique(dim=0)
     if len(masks) < 4:
         raise ValueError(f"{len(masks)} different architectures are too few; give at least 4")
@@ -216,6 +208,17 @@ def _input(supernet: SuperNetwork, node: str, rows: int) -> Tensor:
     like = example_input(supernet, supernet.graph.shapes[node], rows)
     noise = torch.randn(like.shape, generator=torch.Generator().manual_seed(0), device="cpu")
     return noise.to(like)
+
+
+def _conditions(supernet: SuperNetwork, batch_size: int) -> dict[str, Any]:
+    """What a measurement depends on beside the space; fields of a `LatencyTable`."""
+    x = example_input(supernet, ())
+    return {
+        "device": describe_device(x.device),
+        "batch_size": batch_size,
+        "dtype": str(x.dtype).removeprefix("torch."),
+        "torch_version": torch.__version__,
+    }
 
 
 def _require_equal(what: str, of_table: object, here: object) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 from torch import Tensor, nn
 
 from nas_core.spaces.layers import SumReLU, conv_bn, initialize
@@ -130,7 +132,7 @@ def _check(columns: int, scales: int, channels: int, num_classes: int, task: str
         ("channels", channels, 1),
         ("num_classes", num_classes, 2),
     ):
-        if not isinstance(value, int) or value < least:
+        if not isinstance(value, Integral) or value < least:
             raise ValueError(f"{what} is {value!r}; {task} needs an integer of at least {least}")
 
 

@@ -153,8 +153,8 @@ class Architecture:
         shape, path = self.graph.shapes.get(self.graph.source), Path(path)
         if shape is None:
             raise ValueError(f"{self.graph.name} was built without input_shape, which ONNX needs")
-        net = self.extract(supernet) if isinstance(supernet, SuperNetwork) else supernet
-        net = copy_module(net).cpu().eval()
+        plain = self.extract(supernet) if isinstance(supernet, SuperNetwork) else supernet
+        net = copy_module(plain).cpu().eval()
 
         def example(rows: int) -> Tensor:
             x = torch.randn(rows, *shape, generator=torch.Generator().manual_seed(rows))

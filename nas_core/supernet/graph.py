@@ -64,6 +64,8 @@ class Graph:
         self.shapes, self.node_ops = dict(shapes or {}), dict(node_ops or {})
         if unknown := sorted((self.shapes.keys() | self.node_ops.keys()) - set(self.nodes)):
             raise ValueError(f"node_ops or shapes for unknown nodes {unknown}")
+        if positions is not None and (missing := sorted(set(self.nodes) - set(positions))):
+            raise ValueError(f"positions for every node or for none; they lack {missing[:3]}")
         self._index = {edge.name: e for e, edge in enumerate(self.edges)}
         if len(self._index) < len(self.edges):
             raise ValueError("edge names must be unique; give parallel edges a name each")

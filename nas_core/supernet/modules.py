@@ -51,8 +51,6 @@ def count_macs(
             try:
                 out = call(run, example, what)
                 return counter.get_total_flops() // 2, tuple(out.shape[1:])
-            except Refused:
-                raise
             except Exception as error:
                 failure = error
     kind = str(x.dtype).removeprefix("torch.")
@@ -98,10 +96,6 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             m.training = mode
 
 
-class Refused(ValueError):
-    """A module that cannot be part of a super-network."""
-
-
 def call(module: Callable[[Tensor], Any], x: Tensor, what: str) -> Tensor:
     """`module(x)` with the guards of every edge and every node of a super-network.
 
@@ -113,7 +107,7 @@ def call(module: Callable[[Tensor], Any], x: Tensor, what: str) -> Tensor:
         what: the name of the module in error messages.
 
     Raises:
-        Refused: when the module changes `x` in place, which other edges read too, or does not
+        ValueError: when the module changes `x` in place, which other edges read too, or does not
             return one tensor with a row for each row of `x`.
     """
     rows = x.shape[0]
@@ -133,17 +127,17 @@ def call(module: Callable[[Tensor], Any], x: Tensor, what: str) -> Tensor:
     else:
         out = module(x)
     if not isinstance(out, Tensor):
-        raise Refused(
+        raise ValueError(
             f"{what} returns a {type(out).__name__}, expected one tensor; wrap it in a module "
             "that picks one (nn.LSTM, nn.GRU and nn.MultiheadAttention return several)"
         )
     if version is not None and x._version != version:
-        raise Refused(
+        raise ValueError(
             f"{what} changes its input in place, but other edges read the same tensor; "
             "use inplace=False in its first layer"
         )
     if not out.shape or out.shape[0] != rows:
-        raise Refused(
+        raise ValueError(
             f"{what} returns shape {list(out.shape)} for {rows} examples; the first dimension "
             "must be the batch"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -34,7 +34,13 @@ def bernoulli_log_prob(logits: Tensor, mask: Tensor, drawn: Tensor) -> Tensor:
 
 
 class _Sampler(nn.Module):
-    """A logit per edge, `[E]`; a kind of sampler says what it wants and how that is scored."""
+    """A logit per edge, `[E]`; each kind says what it draws and how that is scored."""
+
+    # (batch, generator) -> edges [B, E] drawn as if every node were connected
+    _wanted: Callable[[int, torch.Generator | None], Tensor]
+    # (mask [B, E], drawn [B, E]) -> rows [B] that are never drawn; log-probability, entropy [B]
+    _impossible: Callable[[Tensor, Tensor], Tensor]
+    _score: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
     def __init__(self, graph: Graph, logit: float):
         super().__init__()
@@ -57,18 +63,6 @@ class _Sampler(nn.Module):
         connected, drawn = self.graph.connected(mask)
         impossible = (mask & ~connected).any(1) | self._impossible(mask, drawn)
         return torch.where(impossible, -torch.inf, self._score(mask, drawn)[0])
-
-    def _wanted(self, batch: int, generator: torch.Generator | None) -> Tensor:
-        """Edges `[B, E]` that are drawn as if every node were connected."""
-        raise NotImplementedError
-
-    def _impossible(self, mask: Tensor, drawn: Tensor) -> Tensor:
-        """Rows `[B]` that `_wanted` never draws."""
-        raise NotImplementedError
-
-    def _score(self, mask: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
-        """log-probability and entropy `[B]` of what was drawn."""
-        raise NotImplementedError
 
     def _checked(self) -> Tensor:
         """The logits, refused where they are not finite: their entropy would be NaN."""

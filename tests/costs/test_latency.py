@@ -156,7 +156,7 @@ def test_the_reported_error_is_that_of_the_sum():
     masks = masks.unique(dim=0)  # c, b, a, a + b, all
     truth = Latency(net)
     for mask, value in zip(masks, (8.0, 4.0, 2.0, 6.0, 14.0), strict=True):
-        truth._known["cpu", _key(mask)] = Timing(value, value, value, 1)
+        truth._known["cpu torch.float32", _key(mask)] = Timing(value, value, value, 1)
 
     def table(*prices):
         names = [e.name for e in net.graph.edges]
@@ -267,8 +267,8 @@ def test_impossible_times_are_refused(timing, words, tmp_path):
         LatencyTable.load(tmp_path / "t.json")
 
 
-def test_measurements_of_another_device_are_not_reused():
+def test_measurements_are_remembered_per_device_and_dtype():
     net, masks = two_paths()
     cost = Latency(net, repeats=1, warmup=0)
     cost(masks[:1])
-    assert [where for where, _ in cost._known] == ["cpu"]
+    assert [where for where, _ in cost._known] == ["cpu torch.float32"]

@@ -1,5 +1,6 @@
 """The convolutional neural fabric: exact figures of spec 1.4-1.5, structure, bad input."""
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -121,3 +122,7 @@ def test_an_extracted_architecture_computes_the_same():
 def test_bad_input_is_refused_by_name(arguments, message):
     with pytest.raises(ValueError, match=message):
         conv_fabric(**{"columns": 2, "scales": 3, "channels": 4, "num_classes": 10, **arguments})
+
+
+def test_sizes_may_be_numpy_integers():
+    assert len(conv_fabric(np.int64(2), np.int64(3), np.int64(4), np.int64(10)).graph) == 13

@@ -156,3 +156,8 @@ def test_fingerprint_follows_modules_and_shapes():
 def test_ops_and_shapes_of_unknown_nodes_are_refused():
     with pytest.raises(ValueError, match=r"unknown nodes \['q'\]"):
         Graph([EdgeInfo("e", "s", "t")], "s", "t", node_ops={"q": "ReLU"})
+
+
+def test_positions_of_some_nodes_alone_are_refused():
+    with pytest.raises(ValueError, match=r"every node or for none; they lack \['t'\]"):
+        Graph([EdgeInfo("e", "s", "t")], "s", "t", positions={"s": (0.0, 0.0)})
