@@ -46,6 +46,8 @@ class StreamingEngine:
     ):
         if model.classifier.out_features != len(classes):
             raise ValueError(f"{len(classes)} class names for {model.classifier.out_features}")
+        if model.controller.blind == "shuffled":
+            raise ValueError("a controller that is fed other streams' Φ needs a batch of streams")
         self.model, self.mfcc = model.eval(), mfcc
         self.features = StreamingMFCC(mfcc)
         self.detector = KeywordDetector(classes, smoothing)

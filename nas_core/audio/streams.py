@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nas_core.audio.corpus import RATE, SPLITS, UNKNOWN, Corpus, word_extent
 from nas_core.audio.features import MFCC, assemble
-from nas_core.training import fingerprint
+from nas_core.training import fingerprint, write_atomic
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ def evaluation_stream(
 
 def write_truth(truth: list[Spoken], path: str | Path) -> None:
     """Ground truth in TensorFlow's `streaming_test` format: `word, milliseconds` per line."""
-    Path(path).write_text("".join(f"{word}, {ms:.6f}\n" for word, ms in truth), encoding="utf-8")
+    write_atomic(path, "".join(f"{word}, {ms:.6f}\n" for word, ms in truth))
 
 
 def _draw_clip(corpus: Corpus, split: str, rng: np.random.Generator, unknown: bool) -> int:

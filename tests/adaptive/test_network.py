@@ -267,6 +267,8 @@ def test_wrong_input_is_named():
         network(Controller(16, 5))
     with pytest.raises(ValueError, match="3 class names for 4"):
         StreamingEngine(network(), SMALL, ("a", "b", "c"))
+    with pytest.raises(ValueError, match="needs a batch of streams"):
+        StreamingEngine(network(Controller(16, 7, blind="shuffled")), SMALL, CLASSES)
     with pytest.raises(ValueError, match="shorter than one window"):
         StreamingEngine(network(), SMALL, CLASSES).run(torch.zeros(100))
 
