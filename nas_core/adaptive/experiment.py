@@ -207,10 +207,7 @@ def compare(
         row["params"] = count_params(network)
         if stream is not None and model.kind != "shuffled":  # one stream has no others beside it
             trace = StreamingEngine(network, problem.mfcc, problem.corpus.classes).run(stream.audio)
-            s = score(trace.found, stream.truth, stream.seconds)
-            row |= s.percentages() | {
-                "false_alarms_per_hour": s.false_alarms_per_hour,
-                "false_reject_rate": s.false_reject_rate,
+            row |= score(trace.found, stream.truth, stream.seconds).summary() | {
                 "stream_macs": float(trace.macs[1:].mean()),  # step 0 is priced by z_0
                 "architectures": trace.architectures([e.name for e in network.trunk.graph.edges]),
             }

@@ -111,12 +111,14 @@ class StreamScore:
 
     def percentages(self) -> dict[str, float]:
         """matched, correct, wrong, false_alarm in % of the ground-truth words (table 4.1)."""
-        whole = max(1, self.words)
-        counts = {
-            "matched": self.matched, "correct": self.correct,
-            "wrong": self.wrong, "false_alarm": self.false_alarms,
-        }  # fmt: skip
-        return {name: 100 * count / whole for name, count in counts.items()}
+        counts = (self.matched, self.correct, self.wrong, self.false_alarms)
+        names = ("matched", "correct", "wrong", "false_alarm")
+        return {n: 100 * c / max(1, self.words) for n, c in zip(names, counts, strict=True)}
+
+    def summary(self) -> dict[str, float]:
+        """The percentages, false alarms per hour and false-reject rate."""
+        rates = ("false_alarms_per_hour", "false_reject_rate")
+        return self.percentages() | {name: getattr(self, name) for name in rates}
 
     def __add__(self, other: StreamScore) -> StreamScore:
         return StreamScore(
@@ -155,15 +157,9 @@ def score(
             correct, wrong = correct + right, wrong + (not right)
         if word != UNKNOWN:
             heard, keyword_alarms = heard + right, keyword_alarms + (not right)
+    keywords = sum(spoken.word != UNKNOWN for spoken in truth)
     return StreamScore(
-        words=len(truth),
-        correct=correct,
-        wrong=wrong,
-        false_alarms=false_alarms,
-        keywords=sum(spoken.word != UNKNOWN for spoken in truth),
-        keywords_heard=heard,
-        keyword_alarms=keyword_alarms,
-        hours=seconds / 3600,
+        len(truth), correct, wrong, false_alarms, keywords, heard, keyword_alarms, seconds / 3600
     )
 
 
@@ -177,15 +173,7 @@ def threshold_sweep(
 ) -> pd.DataFrame:
     """One row per detection threshold: table 4.1's percentages, alarms per hour, reject rate."""
     rows = []
-    for threshold in thresholds:
-        found = detect(posteriors, times_ms, classes, Smoothing(threshold=float(threshold)))
-        s = score(found, truth, seconds)
-        rows.append(
-            {
-                "threshold": float(threshold),
-                **s.percentages(),
-                "false_alarms_per_hour": s.false_alarms_per_hour,
-                "false_reject_rate": s.false_reject_rate,
-            }
-        )
+    for threshold in map(float, thresholds):
+        found = detect(posteriors, times_ms, classes, Smoothing(threshold=threshold))
+        rows.append({"threshold": threshold, **score(found, truth, seconds).summary()})
     return pd.DataFrame(rows)
