@@ -70,12 +70,12 @@ HEADLINES = (
         ("DS-CNN, 9 times the cost", {"model": "ds_cnn"}), "accuracy",
     ),
     Headline(
-        "08", "real_images", "mean accuracy after five CTrL streams",
+        "08", "real_images", "mean accuracy after four CTrL streams",
         ("fine-tuning one network", {"learner": "Finetune"}),
         ("a new network per task", {"learner": "Independent"}), "A",
     ),
     Headline(
-        "09", "real_images", "mean accuracy after five CTrL streams",
+        "09", "real_images", "mean accuracy after four CTrL streams",
         ("MNTDP-D", {"learner": "MNTDP-D"}),
         ("a new network per task", {"learner": "Independent"}), "A",
     ),

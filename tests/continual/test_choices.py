@@ -111,6 +111,19 @@ def test_the_prior_and_the_strength_do_not_look_at_the_test_split(digits, learns
     assert tables[0].equals(tables[1])
 
 
+def test_whole_paths_are_judged_on_the_validation_split(digits, learns):
+    learner = make("MNTDP-D", learns)
+    learner.learn(digits[0])
+    found = []
+    for stream in (digits, poisoned(digits)):
+        task = stream[2]
+        ((path, report),) = learner.whole(Trial(task, 0, 0.01, 0.0, beta=None), [(0, 1.0)])
+        val = accuracy(lambda x: learner.predict(x, 0), task.val)
+        assert path == (0, 0, 0) and report.val_accuracy == val
+        found.append(report)
+    assert found[0] == found[1]
+
+
 def test_the_validation_split_does_choose(digits, learns):
     """The control: with poisoned validation labels the same learner ends elsewhere."""
     task = digits[0]
