@@ -13,6 +13,7 @@ store. `--record CHAPTER/NAME` writes what the store holds of the same trials an
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 import sys
@@ -40,6 +41,7 @@ from nas_core.continual import (
 from nas_core.search.sweeps import stored, sweep
 from nas_core.training import describe_device, one_thread, pick_device
 from nas_core.workbook import Book, record_result
+from nas_core.workbook.environment import COMPARABLE, comparable
 
 LEARNERS = [
     "Independent", "MNTDP-D", "Finetune", "MNTDP-D random prior", "New-head freeze",
@@ -189,6 +191,8 @@ def configuration(argv: list[str]) -> dict[str, Any]:
 
 def main() -> None:
     given, setting = parsed(None), configuration(sys.argv[1:])
+    if given.what == "chapter" and not comparable():  # compute as the chapters' smoke runs do
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **COMPARABLE})
     many = given.what in ("transfer", "chapter")
     trials = [
         {"stream": stream, "learner": learner, "seed": seed, "setting": setting}
