@@ -1,4 +1,4 @@
-"""REINFORCE on a fixed objective: the weights stand still, only Γ learns.
+"""REINFORCE on a fixed objective: the weights are fixed, only Γ learns.
 
 The learning loop of `budgeted` without data and epochs; for spaces whose objective is known, and
 for watching the algorithm itself.
@@ -15,6 +15,7 @@ from torch import Tensor
 from nas_core.search.exact import Objective, baseline_of, expected_objective
 from nas_core.search.reinforce import policy_loss
 from nas_core.supernet import BernoulliSampler, ChoiceSampler
+from nas_core.training import descend, make_optimizer
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def learn_distribution(
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}; it must be at least 1")
-    optimiser = torch.optim.Adam(sampler.parameters(), lr=lr, fused=True)
+    optimizer = make_optimizer(sampler.parameters(), "adam", lr=lr)
     rows, trace = [], [sampler.probabilities()]
     for step in range(steps):
         if samples is None:
@@ -57,8 +58,6 @@ def learn_distribution(
             loss = policy_loss(sample.log_prob, values, baseline_of(values, baseline))
             mean = values.mean().item()
         rows.append({"step": step, "objective": mean, "entropy": sampler.entropy().item()})
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        descend(loss, optimizer)
         trace.append(sampler.probabilities())
     return Learned(pd.DataFrame(rows), torch.stack(trace), sampler.mode())

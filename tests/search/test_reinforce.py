@@ -93,12 +93,12 @@ def test_proposition_1_the_optimum_is_deterministic_and_optimal(seed):
     best = objective(masks).min().item()
     with torch.no_grad():  # from the middle, so that no start favours an architecture
         sampler.logits.mul_(0.1)
-    optimiser = torch.optim.Adam(sampler.parameters(), lr=0.2)
+    optimizer = torch.optim.Adam(sampler.parameters(), lr=0.2)
     for _ in range(1500):
         loss = expected_objective(sampler, objective)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     final = expected_objective(sampler, objective).item()
     masks, p = distribution(sampler)
     assert final >= best - 1e-9  # eq. 9 of the supplement: no mixture beats the best architecture

@@ -203,7 +203,7 @@ def test_a_headline_without_its_record_is_named(tmp_path):
     (tmp_path / "notebooks").mkdir()
     meta = (ROOT / "notebooks" / "meta.yaml").read_text()
     (tmp_path / "notebooks" / "meta.yaml").write_text(meta)
-    with pytest.raises(ValueError, match="chapter 01: there is no record 'regret'"):
+    with pytest.raises(ValueError, match="chapter 01: there is no record 'regret"):
         headline_table(Book.load(tmp_path))
 
 
