@@ -29,6 +29,15 @@ def test_heavy_libraries_are_loaded_only_where_they_are_used(room):
     assert _python(code).split() == []
 
 
+def test_configurations_build_no_optimizer():
+    """A first optimizer imports PyTorch's compiler, a second of work that a table does not need."""
+    code = (
+        "import sys; from nas_core.search import BudgetConfig; from nas_core.training import"
+        " TrainConfig; BudgetConfig(); TrainConfig(); print('torch._dynamo' in sys.modules)"
+    )
+    assert _python(code).strip() == "False"
+
+
 def test_the_package_and_its_atomic_writer_start_without_torch():
     code = "import sys, nas_core.files; print(*[m for m in ('torch', 'numpy') if m in sys.modules])"
     assert _python(code).split() == []

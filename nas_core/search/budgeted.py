@@ -24,6 +24,7 @@ from nas_core.supernet import Architecture, BernoulliSampler, ChoiceSampler, Gra
 from nas_core.training import (
     History,
     Splits,
+    check_optimizer,
     derived_seeds,
     descend,
     evaluate,
@@ -72,8 +73,8 @@ class BudgetConfig:
         ):
             if not allowed:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be {needed}")
-        make_optimizer([], lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
-        make_optimizer([], lr=1.0, momentum=self.gamma_momentum)
+        check_optimizer("sgd", self.lr, self.momentum, self.weight_decay)
+        check_optimizer("sgd", 1.0, self.gamma_momentum, 0.0)
         self.lr_at(0)
 
     def lr_at(self, epoch: int) -> float:

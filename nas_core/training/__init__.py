@@ -32,6 +32,7 @@ from nas_core.training.loop import (
 from nas_core.training.supervised import (
     TrainConfig,
     accuracy,
+    check_optimizer,
     cosine_lr,
     descend,
     evaluate,

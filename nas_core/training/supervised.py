@@ -42,7 +42,7 @@ class TrainConfig:
             raise ValueError(f'schedule is {self.schedule!r}; it must be "steps" or "cosine"')
         if self.schedule == "cosine" and self.milestones:
             raise ValueError(f"milestones {self.milestones} have no place on a cosine")
-        self.make_optimizer([])
+        check_optimizer(self.optimizer, self.lr, self.momentum, self.weight_decay)
         self.lr_at(0)
 
     def lr_at(self, epoch: int) -> float:
@@ -56,6 +56,18 @@ class TrainConfig:
             parameters, self.optimizer, lr=self.lr, momentum=self.momentum,
             nesterov=self.nesterov, weight_decay=self.weight_decay,
         )  # fmt: skip
+
+
+def check_optimizer(kind: str, lr: float, momentum: float, weight_decay: float) -> None:
+    """Refuse wrong values; builds no optimizer, which would import the compiler of PyTorch."""
+    if kind not in ("sgd", "adam"):
+        raise ValueError(f'optimizer is {kind!r}; it must be "sgd" or "adam"')
+    if not 0 < lr < float("inf"):
+        raise ValueError(f"lr is {lr}; it must be above 0")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum is {momentum}; it must be in 0…1, 1 excluded")
+    if not 0 <= weight_decay < float("inf"):
+        raise ValueError(f"weight_decay is {weight_decay}; it must be at least 0")
 
 
 def make_optimizer(
@@ -73,22 +85,15 @@ def make_optimizer(
         parameters: tensors, or groups as PyTorch's optimizers take them.
         momentum, nesterov: of SGD; Adam ignores them.
     """
-    if not 0 < lr < float("inf"):
-        raise ValueError(f"lr is {lr}; it must be above 0")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum is {momentum}; it must be in 0…1, 1 excluded")
-    if not 0 <= weight_decay < float("inf"):
-        raise ValueError(f"weight_decay is {weight_decay}; it must be at least 0")
+    check_optimizer(kind, lr, momentum, weight_decay)
     groups = list(parameters)
     if not (groups and isinstance(groups[0], dict)):
         groups = [{"params": groups}]
     if kind == "adam":
         return torch.optim.Adam(groups, lr=lr, weight_decay=weight_decay, fused=True)
-    if kind == "sgd":
-        return torch.optim.SGD(
-            groups, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
-        )
-    raise ValueError(f'optimizer is {kind!r}; it must be "sgd" or "adam"')
+    return torch.optim.SGD(
+        groups, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
+    )
 
 
 def step_lr(lr: float, epoch: int, milestones: Sequence[int], factor: float = 0.1) -> float:

@@ -90,7 +90,8 @@ def written(checkpoint: Path) -> int:
 
 def main(folder: Path, optimizer: str, kills: int, seed: int) -> None:
     one_thread()
-    data.load("digits")  # imports scikit-learn once, and not in every fork
+    data.load("digits")  # imports scikit-learn here, and not in every fork
+    TrainConfig().make_optimizer([])  # imports PyTorch's compiler
     pid = forked(folder / "whole.ckpt", folder / "whole.pt", optimizer)
     assert os.waitpid(pid, 0)[1] == 0
     random_time, killed_at = random.Random(seed), []
