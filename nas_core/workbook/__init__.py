@@ -12,8 +12,8 @@ _HOME = {
     "Chapter": "book",
     "ChapterConfig": "config",
     "chapter": "config",
-    "ExpectationError": "expectations",
-    "expect": "expectations",
+    "ExpectationError": "config",
+    "expect": "config",
     "record_result": "results",
     "replay": "results",
 }

@@ -49,30 +49,23 @@ def build_parser() -> argparse.ArgumentParser:
     add("--fresh", action="store_true", help="keep nothing of earlier runs")
     add("--write", action="store_true", help="write outputs into the book (smoke, no -p)")
     add("--dry-run", action="store_true", help="check the input, execute nothing")
-
     add = command(test)
     add("--jobs", type=int, help="workers (default: 2, or 1 on one core)")
     add("further", nargs="*", metavar="ARGUMENT", help="for pytest, after --")
-
     add = command(lab)
     add("--in-place", action="store_true", help="open the book's own notebooks, for authors")
     add("further", nargs="*", metavar="ARGUMENT", help="for JupyterLab, after --")
-
     add = command(doctor)
     add("--trust", action="store_true", help="first mark chapters as trusted that are as committed")
-
     add = command(data)
     add("--root", help="data root (default: $NAS_DATA, else the book's data/)")
     add("action", choices=("list", "fetch"), help="names and states, or download one")
     add("name", nargs="?", help="data set to fetch")
-
     add = command(results)
     add("chapter", nargs="?", metavar="CHAPTER", help="number or name")
     add("--check", action="store_true", help="compare settings with what commands use now")
-
     add = command(student)
     add("out", metavar="OUT", help="a folder that does not exist or is empty")
-
     add = command(sweep)
     add("chapter", help="number or name")
     add("--grid", nargs="*", default=[], metavar="NAME=V1,V2", help="what varies")
@@ -90,13 +83,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns its exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    args, unknown = build_parser().parse_known_args(arguments)
-    if unknown:
-        hint = f": put them after --, as in `nas-workbook {args.command} -- {' '.join(unknown)}`"
-        build_parser().error(
-            f"unknown arguments {' '.join(unknown)}" + hint * (args.command in ("lab", "test"))
-        )
+    args, unknown = build_parser().parse_known_args(argv)
+    if words := " ".join(unknown):
+        hint = f": put them after --, as in `nas-workbook {args.command} -- {words}`"
+        others = args.command in ("lab", "test")
+        build_parser().error(f"unknown arguments {words}" + hint * others)
     try:
         return int(args.main(args))
     except KeyboardInterrupt:
@@ -141,8 +132,8 @@ def run(args: argparse.Namespace) -> int:
         raise BookError("set the profile with --profile")
     if args.write and (args.profile != "smoke" or parameters):
         raise BookError("--write is for the smoke profile without -p: that is what is committed")
-    once = {c.name: c for c in chapters}.values()
-    jobs = [runner.Job(c, args.profile, parameters, args.limit) for c in once]
+    once = {c.name: runner.Job(c, args.profile, parameters, args.limit) for c in chapters}
+    jobs = list(once.values())
     if args.dry_run:
         for job in jobs:
             print(f"would run {job.label}: {job.injected() or 'as committed'}, {job.seconds:g} s")
@@ -151,9 +142,8 @@ def run(args: argparse.Namespace) -> int:
         for job in jobs:
             folder = book.root / "build" / "checkpoints" / job.chapter.name
             shutil.rmtree(folder, ignore_errors=True)
-    parallel = args.jobs
-    if parallel is None:
-        parallel = min(2, os.cpu_count() or 1) if args.profile == "smoke" else 1
+    usual = min(2, os.cpu_count() or 1) if args.profile == "smoke" else 1
+    parallel = usual if args.jobs is None else args.jobs
     # A bar on a terminal; one line per finished chapter everywhere.
     bar = tqdm(total=len(jobs), unit="chapter", disable=None, leave=False, dynamic_ncols=True)
 
@@ -212,10 +202,9 @@ def pytest_command(jobs: int, further: list[str]) -> list[str]:
     Elsewhere than on x86-64 digits may differ: there cells must run and bands must hold.
     """
     same_bytes = platform.machine() in ("x86_64", "AMD64")  # see workbook.environment
-    compare = "--nbval" if same_bytes else "--nbval-lax"
-    command = [sys.executable, "-m", "pytest", compare, "--nbval-current-env"]
-    command += ["-n", str(jobs), "--dist", "loadscope"]
-    return command + (further or ["tests", "notebooks"])
+    options = ["--nbval" if same_bytes else "--nbval-lax", "--nbval-current-env"]
+    options += ["-n", str(jobs), "--dist", "loadscope", *(further or ["tests", "notebooks"])]
+    return [sys.executable, "-m", "pytest", *options]
 
 
 def lab(args: argparse.Namespace) -> int:
@@ -290,8 +279,8 @@ def student(args: argparse.Namespace) -> int:
     """Write the student edition, the book without its solutions, into a new folder."""
     from nas_core.workbook.copies import make_student_edition
 
-    written = make_student_edition(Book.load(), args.out)
-    print(f"{len(written)} chapters in {args.out}/notebooks")
+    make_student_edition(book := Book.load(), args.out)
+    print(f"{len(book.ready)} chapters in {args.out}/notebooks")
     return 0
 
 

@@ -20,20 +20,18 @@ SHIPPED_DATA = ("data/results", "data/reference", "data/embedded", "data/tables"
 
 def student_copy(nb: NotebookNode) -> NotebookNode:
     """A notebook without solutions; the outputs of checks are gone too."""
-    kept = [c for c in notebooks.arranged(nb).cells if "solution" not in tags(c)]
-    nb.cells = kept
+    nb.cells = [c for c in notebooks.arranged(nb).cells if "solution" not in tags(c)]
     copy = notebooks.without_outputs(nb)
-    for before, cell in zip(kept, copy.cells, strict=True):
+    for before, cell in zip(nb.cells, copy.cells, strict=True):
         if cell.cell_type == "code" and not re.search(r"\bchecks\.ex_", cell.source):
-            cell.outputs = before.outputs
-            cell.execution_count = before.execution_count
+            cell.outputs, cell.execution_count = before.outputs, before.execution_count
     if "widgets" in nb.metadata:
         copy.metadata["widgets"] = nb.metadata["widgets"]
     return copy
 
 
-def make_student_edition(book: Book, out: str | Path) -> list[Path]:
-    """Write the ready chapters without solutions and what they read into `out`; returns them.
+def make_student_edition(book: Book, out: str | Path) -> None:
+    """Write the ready chapters without solutions and what they read into `out`.
 
     Raises `BookError` when `out` is a file, or a folder that is not empty: a student's work
     lies there.
@@ -52,12 +50,9 @@ def make_student_edition(book: Book, out: str | Path) -> list[Path]:
         if (book.root / folder).is_dir():
             leave = shutil.ignore_patterns("__pycache__")
             shutil.copytree(book.root / folder, out / folder, ignore=leave)
-    written = []
     for chapter in book.ready:
-        target = out / "notebooks" / chapter.path.name
-        notebooks.write(student_copy(notebooks.read(chapter.path)), target)
-        written.append(target)
-    return written
+        copy = student_copy(notebooks.read(chapter.path))
+        notebooks.write(copy, out / "notebooks" / chapter.path.name)
 
 
 def reading_copies(book: Book, folder: Path) -> list[str]:

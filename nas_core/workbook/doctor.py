@@ -15,7 +15,6 @@ import nbformat
 from nas_core.workbook import notebooks
 from nas_core.workbook.book import Book, BookError
 
-_FREE_GIGABYTES = 2.0
 # torchaudio compares versions when it is imported: 2.11 refuses torch 2.15 and later.
 TORCHAUDIO, TORCH = (2, 11), ((2, 11), (2, 14))
 PAIRS = (
@@ -206,6 +205,6 @@ def _data_root() -> str:
 
 def _disk(book: Book | None) -> str:
     free = shutil.disk_usage(book.root if book else Path.cwd()).free / 1e9
-    if free < _FREE_GIGABYTES:
-        raise Trouble(f"{free:.1f} GB; study runs need {_FREE_GIGABYTES:g} GB")
+    if free < 2:
+        raise Trouble(f"{free:.1f} GB; study runs need 2 GB")
     return f"{free:.0f} GB"

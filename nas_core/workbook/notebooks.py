@@ -6,6 +6,7 @@ import ast
 import hashlib
 import json
 import re
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -161,10 +162,8 @@ def _stable_id(cell: NotebookNode, seen: set[str]) -> str:
         seen.add(given)
         return given
     base = hashlib.sha256(f"{cell.cell_type}:{cell.source}".encode()).hexdigest()[:8]
-    unique, n = base, 1
-    while unique in seen:
-        n += 1
-        unique = f"{base}-{n}"
+    numbered = (f"{base}-{n}" for n in count(2))
+    unique = next(name for name in chain([base], numbered) if name not in seen)
     seen.add(unique)
     return unique
 
@@ -196,9 +195,5 @@ def _stable_widget_ids(nb: NotebookNode, name: str) -> NotebookNode:
 def _renamed(text: str, order: dict[str, int], name: str) -> str:
     """`text` with every id of `order` replaced by a hash of its place."""
 
-    def new(match: re.Match[str]) -> str:
-        if match[0] not in order:
-            return match[0]
-        return hashlib.sha256(f"{name}:{order[match[0]]}".encode()).hexdigest()[:32]
-
-    return _ID.sub(new, text)
+    new = {m: hashlib.sha256(f"{name}:{i}".encode()).hexdigest()[:32] for m, i in order.items()}
+    return _ID.sub(lambda match: new.get(match[0], match[0]), text)

@@ -124,8 +124,8 @@ def means(record: dict[str, Any]) -> pd.DataFrame:
     import pandas as pd
 
     frame = pd.DataFrame(record["rows"])
-    long = [c for c in frame if frame[c].map(lambda v: not _short(v)).any()]  # curves, lists
-    frame = frame.drop(columns=[*long, "seed"], errors="ignore")
+    curves = frame.map(lambda v: isinstance(v, list | dict) or len(str(v)) > 40).any()
+    frame = frame.loc[:, ~curves].drop(columns="seed", errors="ignore")
     frame = frame.astype({c: float for c in frame.select_dtypes("bool")})
     numbers = frame.select_dtypes("number")
     varies = [c for c in frame if frame[c].nunique(dropna=False) > 1]
@@ -136,10 +136,6 @@ def means(record: dict[str, Any]) -> pd.DataFrame:
     values = sorted(set(numbers) & set(_FIRST), key=_FIRST.index)
     values += [c for c in numbers if c not in (*by, *values)]
     return groups[values].agg(_spread).reset_index()
-
-
-def _short(value: Any) -> bool:
-    return not isinstance(value, list | dict) and len(str(value)) <= 40
 
 
 def _spread(values: pd.Series) -> str:

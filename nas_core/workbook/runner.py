@@ -217,7 +217,7 @@ def _execute(job: Job, stop: threading.Event, cell_started: Report | None) -> Ou
         used, resident = _measure(worker.pid)
         peak = max(peak, resident)
         if stop.is_set():
-            ended = f"in cell {cell} of {cells}"
+            ended = "stopped"
         elif used > job.seconds:
             ended = f"time limit of {job.seconds:g} s of processor time reached"
         elif time.monotonic() - began > WALL * job.seconds:
@@ -230,10 +230,9 @@ def _execute(job: Job, stop: threading.Event, cell_started: Report | None) -> Ou
         time.sleep(0.1)
     reader.join()
     where = f"in cell {cell} of {cells}"
-    if stop.is_set() and ended:
-        outcome.message = where
-    elif ended:
-        outcome.verdict, outcome.message = "TIMEOUT", f"{ended} {where}"
+    if ended:
+        outcome.verdict = "stopped" if ended == "stopped" else "TIMEOUT"
+        outcome.message = where if ended == "stopped" else f"{ended} {where}"
     elif result is None:
         last = " ".join(log.read_text(errors="replace").split("\n")[-4:])
         outcome.verdict, outcome.message = "FAILED", f"the worker died {where}: {last}"

@@ -63,7 +63,7 @@ def budgeted_trial(
     share = settings["shares"][0] if budget is None else budget
     trial = search_trial(setup, share, BudgetConfig(**values | {"seed": seed}))
     row = {k: v for k, v in trial.row.items() if k not in ("seed", "seconds", "lam", "kind")}
-    return {**row, "lam": values.get("lam")} if "lam" not in changes else row
+    return row if "lam" in changes else {**row, "lam": values.get("lam")}
 
 
 TRIALS: dict[int, Callable[..., dict[str, Any]]] = {1: strategy_trial, 3: budgeted_trial}

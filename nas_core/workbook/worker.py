@@ -52,8 +52,8 @@ def main(path: str, folder: str, parent: str) -> None:
     if sys.platform != "win32":
         import resource
 
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        peak *= 1 if sys.platform == "darwin" else 1024
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = unit * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     events.write(json.dumps({"error": error, "peak_bytes": peak}) + "\n")
 
 
