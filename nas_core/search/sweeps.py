@@ -188,15 +188,13 @@ def _keyed(configs: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
                 f"configuration {number} names {sorted(taken)}, columns of the sweep's own; rename"
             )
         config = plain(config)
-        for key, value in config.items():
-            try:
-                json.dumps(value, allow_nan=False)
-            except (TypeError, ValueError) as error:
-                raise SweepError(
-                    f"configuration {number}: {key}={value!r} ({type(value).__name__}) is not "
-                    f"JSON-able: {error}. Give numbers, strings, lists or dicts of them"
-                ) from error
-        text = json.dumps(config, sort_keys=True)
+        try:
+            text = json.dumps(config, sort_keys=True, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise SweepError(
+                f"configuration {number} is {config}, which is not JSON-able: {error}. Give "
+                "numbers, strings, lists or dicts of them"
+            ) from error
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         if digest in trials:
             first = list(trials).index(digest)
@@ -230,23 +228,21 @@ def code_version(fn: Callable) -> str:
     seen: set[Any] = set()
 
     def of(x: Any) -> Any:
+        x = inspect.unwrap(x) if callable(x) else x
         if isinstance(x, functools.partial):
-            return ["partial", of(x.func), [of(a) for a in x.args], of(x.keywords)]
+            return ["partial", of(x.func), of(x.args), of(x.keywords)]
         if inspect.ismethod(x):
             return ["method", of(x.__func__), of(vars(x.__self__))]
-        if inspect.isroutine(x) or hasattr(x, "__wrapped__"):
-            f = inspect.unwrap(x)
-            if not inspect.isfunction(f) or f in seen:
-                return getattr(f, "__qualname__", repr(f))
-            seen.add(f)
-            cells = [of(c.cell_contents) for c in f.__closure__ or ()]
-            return [code(f.__code__, f.__doc__, f), of(f.__defaults__), of(f.__kwdefaults__), cells]
-        if isinstance(x, type) or inspect.ismodule(x):
+        if inspect.isfunction(x) and x not in seen:
+            seen.add(x)
+            cells = [of(cell.cell_contents) for cell in x.__closure__ or ()]
+            return [code(x.__code__, x), of(x.__defaults__), of(x.__kwdefaults__), cells]
+        if inspect.isroutine(x) or inspect.isclass(x) or inspect.ismodule(x):
             return x.__name__
         if callable(x):  # an object with __call__
             return [type(x).__qualname__, of(type(x).__call__), of(getattr(x, "__dict__", {}))]
-        if isinstance(x, Mapping):
-            return {str(k): of(v) for k, v in x.items()}
+        if isinstance(x, Mapping | list | tuple):
+            return [of(v) for v in (x.items() if isinstance(x, Mapping) else x)]
         try:
             return json.loads(
                 json.dumps(plain(asdict(x) if is_dataclass(x) and not isinstance(x, type) else x))
@@ -254,17 +250,13 @@ def code_version(fn: Callable) -> str:
         except (TypeError, ValueError):
             return hashlib.sha256(cloudpickle.dumps(x)).hexdigest()
 
-    def code(c: CodeType, doc: str | None, f: Any) -> list[Any]:
-        inner = [k for k in c.co_consts if k != doc or doc is None]
-        consts = [code(k, None, f) if isinstance(k, CodeType) else repr(k) for k in inner]
+    def code(c: CodeType, f: Any) -> list[Any]:
+        inner = [k for k in c.co_consts if k is None or k != f.__doc__]
+        consts = [code(k, f) if isinstance(k, CodeType) else repr(k) for k in inner]
         named = [f.__globals__[n] for n in c.co_names if n in f.__globals__]
-        helpers = [
-            of(g)
-            for g in named
-            if (getattr(g, "__module__", None) == f.__module__ and not isinstance(g, type))
-            or isinstance(g, int | float | str | tuple)
-        ]
-        return [c.co_code.hex(), c.co_names, consts, helpers]
+        own = [g for g in named if getattr(g, "__module__", None) == f.__module__]
+        own += [g for g in named if isinstance(g, int | float | str | tuple)]
+        return [c.co_code.hex(), c.co_names, consts, [of(g) for g in own if not inspect.isclass(g)]]
 
     return hashlib.sha256(json.dumps(of(fn)).encode()).hexdigest()[:10]
 

@@ -182,7 +182,7 @@ def test_wrong_input_is_refused_before_anything_runs(tmp_path):
         sweep(trials.square, [], engine="slurm")
     with pytest.raises(SweepError, match="configurations 0 and 2"):
         sweep(trials.square, [{"x": 1}, {"x": 2}, {"x": 1}])
-    with pytest.raises(SweepError, match=r"configuration 1: x=.*object.* is not JSON-able"):
+    with pytest.raises(SweepError, match=r"configuration 1 is .*object.*, which is not JSON-able"):
         sweep(trials.square, [{"x": 1}, {"x": object()}])
     with pytest.raises(SweepError, match="JSON-able"):
         sweep(trials.square, [{"x": float("nan")}])
