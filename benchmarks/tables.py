@@ -67,7 +67,7 @@ HEADLINES = (
     Headline(
         "07", "speech_commands", "accuracy on a stream of spoken words",
         ("SANAS, λ = 0", {"model": "sanas λ=0"}),
-        ("DS-CNN, 9 times the cost", {"model": "ds_cnn"}), "accuracy",
+        ("DS-CNN", {"model": "ds_cnn"}), "accuracy",
     ),
     Headline(
         "08", "real_images", "mean accuracy after four CTrL streams",
