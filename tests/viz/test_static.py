@@ -139,14 +139,12 @@ def test_names_are_text_and_no_formula(name):
 
 
 def test_partial_positions_are_refused_by_name():
-    graph = build(
-        [("0", "a", "conv"), ("a", "1", "conv")], "0", "1", "g", {"0": (0, 0), "1": (1, 0)}
-    )
-    with pytest.raises(ValueError, match=r"no position for \['a'\]"):
-        scene(graph)
+    pairs = [("0", "a", "conv"), ("a", "1", "conv")]
+    with pytest.raises(ValueError, match=r"they lack \['a'\]"):
+        build(pairs, "0", "1", "g", {"0": (0, 0), "1": (1, 0)})
     at = {"0": (0, 0), "a": (float("nan"), 0), "1": (1, 0)}
     with pytest.raises(ValueError, match="finite"):
-        scene(build([("0", "a", "conv"), ("a", "1", "conv")], "0", "1", "g", at))
+        scene(build(pairs, "0", "1", "g", at))
 
 
 def test_a_large_library_is_compact_and_its_modules_are_named():
