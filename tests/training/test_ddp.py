@@ -127,5 +127,5 @@ def test_job_of_a_saved_run(tmp_path):
     sizes = {n: p.shape for n, p in trial.network.named_parameters()}
     assert {n: p.shape for n, p in model.named_parameters()} == sizes
     space["blocks_per_group"] = 3
-    with pytest.raises(ValueError, match="is not the space of"):
+    with pytest.raises(ValueError, match="belongs to the space"):
         searched(torch.device("cpu"), space_args=space, **values)
