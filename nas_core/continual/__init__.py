@@ -16,7 +16,6 @@ from nas_core.continual.run import (
     StreamRun,
     accuracy_alone,
     check_input_shift,
-    inference_bytes,
     run_stream,
     tune_stream,
 )
@@ -36,7 +35,7 @@ __all__ = [
     "CTRL", "LEARNERS", "SYMBOLS", "Backbone", "Embedded", "FitConfig", "FitReport", "Learner",
     "Library", "Real", "Stream", "StreamRun", "Task", "TaskSpec", "Trial", "accuracy",
     "accuracy_alone", "alexnet", "average_accuracy", "check_input_shift", "ctrl_stream",
-    "forgetting", "inference_bytes", "learning_curve_area", "make_learner", "megabytes", "mlp",
+    "forgetting", "learning_curve_area", "make_learner", "megabytes", "mlp",
     "permuted_digits", "rank_past", "resnet", "run_stream", "split_classes", "tabulated_stream",
     "task_source", "transfer", "tune_stream",
 ]  # fmt: skip

@@ -21,6 +21,7 @@ from nas_core.continual.tasks import Task, standard_augmentation
 from nas_core.training import EarlyStopping, TensorData, derived_seeds, descend, make_optimizer
 
 Batches = Iterator[tuple[Tensor, Tensor]]
+Hook = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -134,14 +135,9 @@ def fit(
     candidates: Sequence[nn.Module],
     losses: Callable[[Tensor, Tensor, Sequence[int]], list[Tensor]],
     scores: Callable[[TensorData, Sequence[int]], list[float]],
-    trial: Trial,
-    config: FitConfig,
-    *,
-    batches: Batches | None = None,
-    before_step: Callable[[], None] | None = None,
-    after_step: Callable[[], None] | None = None,
-    latest: bool = False,
-) -> list[FitReport]:
+    trial: Trial, config: FitConfig, *, batches: Batches | None = None,
+    before_step: Hook | None = None, after_step: Hook | None = None, latest: bool = False,
+) -> list[FitReport]:  # fmt: skip
     """Train every candidate until its validation accuracy has not risen for `patience` steps.
 
     Args:
@@ -218,10 +214,6 @@ def fit(
     for c, module in enumerate(candidates):
         module.load_state_dict(best_state[c])
         curves[c] += curves[c][-1:] * ((trial.beta or 0) + 1 - len(curves[c]))
-    return [
-        FitReport(
-            -1.0 if c in diverged or watches[c].best is None else watches[c].best,
-            step, round(meter.macs), trial.lr, trial.weight_decay, curves[c],
-        )
-        for c in range(count)
-    ]  # fmt: skip
+    point = (step, round(meter.macs), trial.lr, trial.weight_decay)
+    best = [-1.0 if c in diverged or w.best is None else w.best for c, w in enumerate(watches)]
+    return [FitReport(value, *point, curve) for value, curve in zip(best, curves, strict=True)]

@@ -82,13 +82,6 @@ class Library(nn.Module):
             x = module(x)
         return x
 
-    def features(self, x: Tensor, task: int) -> Tensor:
-        """`[B, F]`: what the linear layer of the task's head sees."""
-        *trunk, head = self.path(task)
-        for module in trunk:
-            x = module(x)
-        return head.embed(x)
-
     # ---------------------------------------------------------------- saving
 
     def structure(self) -> dict[str, Any]:

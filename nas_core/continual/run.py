@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,11 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
 from nas_core.continual import metrics
 from nas_core.continual.learners.base import Learner, refuse_difference
-from nas_core.continual.library import tensor_bytes
 from nas_core.continual.tasks import Stream
 from nas_core.search.sweeps import map_trials
 from nas_core.training import accuracy, load_checkpoint, progress_bar, save_atomic
@@ -205,28 +202,3 @@ def _tuning(make: Callable[[float], Learner], stream: Stream, value: float) -> f
     run_stream(learner, stream, beta=None)
     scores = [accuracy(partial(learner.predict, task_id=t.id), t.val.plain()) for t in stream]
     return float(np.mean(scores))
-
-
-@contextmanager
-def executed_parameters() -> Iterator[dict[int, torch.Tensor]]:
-    """Collect the parameters of all modules that run inside the block (table 5.4, measured)."""
-    seen: dict[int, torch.Tensor] = {}
-
-    def note(module: nn.Module, args: Any, output: Any) -> None:
-        for p in module.parameters(recurse=False):
-            if isinstance(p, nn.Parameter):  # and no stand-in of a functional call
-                seen[id(p)] = p
-
-    handle = nn.modules.module.register_module_forward_hook(note)
-    try:
-        yield seen
-    finally:
-        handle.remove()
-
-
-def inference_bytes(learner: Learner, task_id: int) -> int:
-    """Bytes of the parameters that predicting one task really uses."""
-    x = torch.zeros(2, *learner.backbone.input_shape, device=learner.device)
-    with executed_parameters() as seen:
-        learner.predict(x, task_id)
-    return tensor_bytes(seen.values())

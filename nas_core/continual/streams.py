@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from nas_core.continual.families import RAINBOW
 from nas_core.continual.sources import Real, TaskSource, dataset_of
@@ -32,14 +31,7 @@ _STRUCTURE: dict[str, list[tuple[str, str]]] = {
     "pl": [*((d, "small") for d in _DISTRACTORS), ("objects", "large")],
 }  # fmt: skip
 CTRL = (*_STRUCTURE, "long")
-SYMBOLS = {
-    "minus": "S⁻",
-    "plus": "S⁺",
-    "in": "S^in",
-    "out": "S^out",
-    "pl": "S^pl",
-    "long": "S^long",
-}
+SYMBOLS = dict(zip(CTRL, ("S⁻", "S⁺", "S^in", "S^out", "S^pl", "S^long"), strict=True))
 # S^long draws from these five, as the instance of appendix A does.
 LONG_DATASETS = ("digits", "wild_digits", "clothes", "objects", "many_objects")
 
@@ -49,8 +41,7 @@ LONG_DATASETS = ("digits", "wild_digits", "clothes", "objects", "many_objects")
 
 def ctrl_stream(
     name: str, source: TaskSource, *, seed: int = 0, sizes: Sizes | None = None,
-    tasks: int = 100, test_per_class: int | None = None, augment: bool = True,
-    device: torch.device | str = "cpu",
+    tasks: int = 100, test_per_class: int | None = None, **options: Any,
 ) -> Stream:  # fmt: skip
     """One of the six CTrL streams (table 5.2; S^long by the schedule of section 5.4).
 
@@ -61,14 +52,14 @@ def ctrl_stream(
             "long": "large" and "small", default 5000 / 2500 (or all there is) and 25 / 15.
         tasks: length of the long stream.
         test_per_class: cap on test images; default all (S^long: 1000, as in appendix A).
+        options: `augment` and `device` of the `Stream`.
     """
     if name not in CTRL:
         raise ValueError(f"stream {name!r} is unknown; choose one of {', '.join(CTRL)}")
-    options: dict[str, Any] = {"seed": seed, "augment": augment, "device": device}
     if name == "long":
         cap = 1000 if test_per_class is None else test_per_class
         specs = long_specs(source, seed=seed, sizes=sizes, tasks=tasks, test_per_class=cap)
-        return Stream("S^long", specs, source, **options)
+        return Stream("S^long", specs, source, seed=seed, **options)
     default = THESIS_SIZES if isinstance(source, Real) else EMBEDDED_SIZES
     chosen_sizes = _sizes(default, sizes)
     rng = np.random.default_rng([seed, CTRL.index(name)])
@@ -78,13 +69,7 @@ def ctrl_stream(
         picked = known if len(known) == 10 else tuple(rng.choice(known, 10, replace=False).tolist())
         classes.setdefault(dataset, picked)
     specs = [
-        TaskSpec(
-            dataset,
-            classes[dataset],
-            *chosen_sizes[size],
-            test_per_class,
-            0 if dataset == "rainbow_digits" else None,
-        )
+        TaskSpec(dataset, classes[dataset], *chosen_sizes[size], test_per_class)
         for dataset, size in _STRUCTURE[name]
     ]
     if name == "in":
@@ -94,7 +79,7 @@ def ctrl_stream(
     if name == "out":
         specs[-1] = replace(specs[-1], classes=derange(specs[-1].classes, rng))
     check_relations(name, specs)
-    return Stream(SYMBOLS[name], specs, source, **options)
+    return Stream(SYMBOLS[name], specs, source, seed=seed, **options)
 
 
 def _sizes(default: Sizes, given: Sizes | None) -> Sizes:
@@ -186,15 +171,13 @@ def _smallest_class(source: TaskSource, dataset: str, classes: Sequence[str], sp
     return min(int((y == names.index(c)).sum()) for c in classes)
 
 
-def tabulated_stream(
-    table: pd.DataFrame, source: TaskSource, *, seed: int = 0, augment: bool = True,
-    device: torch.device | str = "cpu",
-) -> Stream:  # fmt: skip
+def tabulated_stream(table: pd.DataFrame, source: TaskSource, **options: Any) -> Stream:
     """The stream that a table lists, e.g. appendix A's instance of S^long.
 
     Args:
         table: columns dataset, classes (a tuple of names), train, val; such as
             `nas_core.data.reference.load("s_long")`.
+        options: `seed`, `augment` and `device` of the `Stream`.
     """
     specs = []
     for row in table.itertuples():
@@ -205,7 +188,7 @@ def tabulated_stream(
             raise ValueError(f"{source.name(dataset)} has no classes {missing}")
         named = tuple(known[_plain(c)] for c in names)
         specs.append(TaskSpec(dataset, named, int(row.train), int(row.val), 1000))
-    return Stream("S^long (A.1)", specs, source, seed=seed, augment=augment, device=device)
+    return Stream("S^long (A.1)", specs, source, **options)
 
 
 def _plain(name: str) -> str:
@@ -218,21 +201,18 @@ def _plain(name: str) -> str:
 
 
 def permuted_digits(
-    source: TaskSource, *, tasks: int = 10, train: int, val: int, seed: int = 0,
-    test_per_class: int | None = None, device: torch.device | str = "cpu",
+    source: TaskSource, *, tasks: int = 10, train: int, val: int,
+    test_per_class: int | None = None, **options: Any,
 ) -> Stream:  # fmt: skip
     """Permuted MNIST: every task shuffles the pixels of all digits in its own way."""
-    classes = source.classes("digits")
-    specs = [
-        TaskSpec("digits", classes, train, val, test_per_class, pixels=t) for t in range(tasks)
-    ]
-    return Stream("permuted digits", specs, source, seed=seed, augment=False, device=device)
+    every = TaskSpec("digits", source.classes("digits"), train, val, test_per_class)
+    specs = [replace(every, pixels=t) for t in range(tasks)]
+    return Stream("permuted digits", specs, source, augment=False, **options)
 
 
 def split_classes(
     source: TaskSource, dataset: str = "many_objects", *, way: int = 10, train: int, val: int,
-    seed: int = 0, test_per_class: int | None = None, augment: bool = True,
-    device: torch.device | str = "cpu",
+    seed: int = 0, test_per_class: int | None = None, **options: Any,
 ) -> Stream:  # fmt: skip
     """Split CIFAR-100: all classes in random order, `way` new ones per task."""
     known = source.classes(dataset)
@@ -242,8 +222,7 @@ def split_classes(
     groups = [tuple(known[i] for i in part) for part in order.reshape(-1, way)]
     specs = [TaskSpec(dataset, group, train, val, test_per_class) for group in groups]
     check_disjoint(specs)
-    name = f"split {source.name(dataset)}"
-    return Stream(name, specs, source, seed=seed, augment=augment, device=device)
+    return Stream(f"split {source.name(dataset)}", specs, source, seed=seed, **options)
 
 
 def check_disjoint(specs: Sequence[TaskSpec]) -> None:

@@ -197,14 +197,9 @@ class Stream:
 
     def table(self) -> pd.DataFrame:
         """One row per task: data set, classes, sizes (tables 5.2 and A.1)."""
-        return pd.DataFrame(
-            {
-                "task": i + 1,
-                "dataset": self.source.name(s.dataset),
-                "classes": ", ".join(s.classes),
-                "way": len(s.classes),
-                "train": s.train,
-                "val": s.val,
-            }
-            for i, s in enumerate(self.specs)
-        )
+        rows = [
+            (i, self.source.name(s.dataset), ", ".join(s.classes), len(s.classes), s.train, s.val)
+            for i, s in enumerate(self.specs, 1)
+        ]
+        columns = ["task", "dataset", "classes", "way", "train", "val"]
+        return pd.DataFrame(rows, columns=columns)

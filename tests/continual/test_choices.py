@@ -357,6 +357,13 @@ def test_a_diverging_candidate_does_not_stop_the_others(digits):
     assert all(p.isfinite().all() for net in nets for p in net.parameters())
 
 
+def test_a_frozen_trunk_costs_its_forward_pass_only(digits, quick):
+    learner = make("New-head freeze", quick)
+    learner.learn(digits[0])
+    trunk, head, examples = 192 * 12 + 12 * 12, 12 * 2, 12 * 20
+    assert learner.learn(digits[1]).macs == examples * (trunk + 2 * head)
+
+
 def test_the_grid_is_paid_for(digits, quick):
     """Multiply-adds of all points count, whatever the processes."""
     single = make("Independent", quick).learn(digits[0]).macs

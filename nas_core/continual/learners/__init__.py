@@ -8,7 +8,7 @@ from typing import Any
 
 from nas_core.continual.backbones import Backbone
 from nas_core.continual.fit import FitConfig
-from nas_core.continual.learners.base import Finetune, Independent, Learner, NewHead, NewLeg
+from nas_core.continual.learners.base import Learner, SharedPath
 from nas_core.continual.learners.ewc import EWC
 from nas_core.continual.learners.growing import DEN, RCL
 from nas_core.continual.learners.hat import HAT
@@ -23,12 +23,12 @@ def _reservoir(*args: Any, size: int = 900, **options: Any) -> ExperienceReplay:
 
 
 LEARNERS: dict[str, Callable[..., Learner]] = {
-    "Independent": Independent,
-    "Finetune": Finetune,
-    "New-head freeze": NewHead,
-    "New-head finetune": partial(NewHead, freeze=False),
-    "New-leg freeze": NewLeg,
-    "New-leg finetune": partial(NewLeg, freeze=False),
+    "Independent": partial(SharedPath, label="Independent", own="all"),
+    "Finetune": partial(SharedPath, label="Finetune"),
+    "New-head freeze": partial(SharedPath, label="New-head freeze", own=(-1,), freeze=True),
+    "New-head finetune": partial(SharedPath, label="New-head finetune", own=(-1,)),
+    "New-leg freeze": partial(SharedPath, label="New-leg freeze", own=(0,), freeze=True),
+    "New-leg finetune": partial(SharedPath, label="New-leg finetune", own=(0,)),
     "EWC": EWC,
     "Online EWC": partial(EWC, online=True),
     "ER": ExperienceReplay,

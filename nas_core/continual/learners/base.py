@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nas_core.continual.backbones import Backbone
-from nas_core.continual.fit import Diverged, FitConfig, FitReport, Trial, fit
+from nas_core.continual.fit import Diverged, FitConfig, FitReport, Hook, Trial, fit
 from nas_core.continual.library import Library, tensor_bytes
 from nas_core.continual.tasks import Task
 from nas_core.search.sweeps import map_trials
@@ -101,16 +101,10 @@ class Learner:
         return [Trial(task, seed, lr, decay, beta) for lr, decay in grid]
 
     def fit_one(
-        self,
-        trial: Trial,
-        trained: nn.Module,
-        *,
-        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
-        before_step: Callable[[], None] | None = None,
-        after_step: Callable[[], None] | None = None,
-        latest: bool = False,
-        config: FitConfig | None = None,
-    ) -> FitReport:
+        self, trial: Trial, trained: nn.Module, *,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None, config: FitConfig | None = None,
+        before_step: Hook | None = None, after_step: Hook | None = None, latest: bool = False,
+    ) -> FitReport:  # fmt: skip
         """Train `trained`, a part of `net`; all other parts stay as they are.
 
         Frozen modules get no gradient and are in eval mode: their batch-norm statistics stay too.
@@ -230,18 +224,24 @@ class LibraryLearner(Learner):
 
 @dataclass(eq=False, kw_only=True)
 class SharedPath(LibraryLearner):
-    """One path for all tasks but for the layers that each task owns.
+    """One path for all tasks but for the layers that each task owns: five baselines in one.
+
+    With all layers owned it is a new network per task (Independent), with none one network that
+    is trained on and on (Finetune); with the head or the first layer it is New-head or New-leg.
 
     Args:
+        label: its name in tables.
         own: numbers of the layers that every task gets anew (−1 is the head); "all" for all.
         freeze: shared modules stay as the first task left them, batch-norm statistics included.
     """
 
+    label: str = "Shared path"
     own: tuple[int, ...] | str = ()
     freeze: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.name = self.label
         layers = range(len(self.backbone))
         self.own = tuple(layers if isinstance(self.own, str) else (layers[i] for i in self.own))
 
@@ -265,38 +265,3 @@ class SharedPath(LibraryLearner):
 
     def after_task(self, trial: Trial) -> None:
         """Called after training, with the best weights in place."""
-
-
-@dataclass(eq=False, kw_only=True)
-class Independent(SharedPath):
-    """A new predictor for every task."""
-
-    own: tuple[int, ...] | str = "all"
-    name = "Independent"
-
-
-class Finetune(SharedPath):
-    """One predictor, head included, trained on and on."""
-
-    name = "Finetune"
-
-
-@dataclass(eq=False, kw_only=True)
-class NewHead(SharedPath):
-    """A shared trunk and a head per task; the trunk is frozen after the first task or not."""
-
-    own: tuple[int, ...] | str = (-1,)
-    freeze: bool = True
-    name = "New-head"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.name += " freeze" if self.freeze else " finetune"
-
-
-@dataclass(eq=False, kw_only=True)
-class NewLeg(NewHead):
-    """A first layer per task, all else shared; frozen after the first task or not."""
-
-    own: tuple[int, ...] | str = (0,)
-    name = "New-leg"

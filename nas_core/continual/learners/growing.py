@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, mse_loss, one_hot
 
 from nas_core.continual.backbones import Head
-from nas_core.continual.fit import FitReport, Trial
+from nas_core.continual.fit import FitReport, Hook, Trial
 from nas_core.continual.learners.base import Learner
 from nas_core.search.reinforce import policy_loss
 from nas_core.training import descend, make_optimizer
@@ -137,7 +137,7 @@ class Growing(Learner):
 
     def train_units(
         self, trial: Trial, masks: Sequence[Tensor] | None, *,
-        extra: Callable[[], Tensor] | None = None, shrink: Callable[[], None] | None = None,
+        extra: Callable[[], Tensor] | None = None, shrink: Hook | None = None,
         steps: int | None = None,
     ) -> FitReport:  # fmt: skip
         """Train the task's head and the weights that `masks` marks.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,7 +15,6 @@ from torch.nn.functional import cross_entropy
 
 from nas_core.continual.fit import (
     FitReport,
-    Meter,
     Trial,
     fit,
     training_batches,
@@ -350,9 +349,8 @@ class MNTDPS(MNTDP):
 
     def search(self, trial: Trial, sources: Sources) -> tuple[Prefix, nn.ModuleList, FitReport]:
         net, gamma, new, prefixes = self.space(trial.task, sources)
-        masks = self.path_masks(net, prefixes)
-        macs, moved = self._search_gamma(trial, net, gamma, new, masks)
-        best = int(gamma.log_prob(masks).argmax())
+        macs, moved = self._search_gamma(trial, net, gamma, new, prefixes)
+        best = int(gamma.log_prob(self.path_masks(net, prefixes)).argmax())
         prefix = prefixes[best]
         suffix = nn.ModuleList(list(new)[len(prefix) :])
         if len(suffix):  # fine-tune what is new on all of the training set
@@ -367,7 +365,7 @@ class MNTDPS(MNTDP):
 
     def _search_gamma(
         self, trial: Trial, net: SuperNetwork, gamma: ChoiceSampler, new: nn.ModuleList,
-        masks: Tensor,
+        prefixes: Sequence[Prefix],
     ) -> tuple[int, dict[str, list]]:  # fmt: skip
         """Alternate θ on one half of the training set and Γ on the other.
 
@@ -375,6 +373,7 @@ class MNTDPS(MNTDP):
         """
         config, task, seed = self.config, trial.task, trial.seed
         total = self.search_steps or config.max_steps
+        masks = self.path_masks(net, prefixes)
         order = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(seed))
         data = [task.train.subset(part) for part in order.split((len(order) + 1) // 2)]
         of_theta, of_gamma = (
@@ -386,7 +385,13 @@ class MNTDPS(MNTDP):
         policy = make_optimizer(gamma.parameters(), "adam", lr=trial.gamma_lr or 1e-2)
         generator = torch.Generator(self.device).manual_seed(seed)
         baseline, smooth = MovingAverage(0.9), MovingAverage(0.95)
-        prices = self._prices(task, net, new, masks)
+        # Per example: every path computes all layers; what is new needs the gradients of its
+        # weights and of its inputs, but for the input of the first new module.
+        layers = self.backbone.macs
+        forward = torch.full((len(prefixes),), float(sum(layers)), device=self.device)
+        new_layers = [(layers[len(p) :], layers[len(p) : len(p) + 1]) for p in prefixes]
+        backward = [float(2 * sum(all_new) - sum(first)) for all_new, first in new_layers]
+        prices = (forward, forward + torch.tensor(backward, device=self.device))
         macs, best, best_step, decided = 0.0, float("inf"), 0, False
         steps, probabilities = [], []
         net.train()
@@ -421,28 +426,3 @@ class MNTDPS(MNTDP):
                 decided = bool(gamma.log_prob(masks).max() > math.log(0.99))
         net.eval()
         return round(macs), {"steps": steps, "paths": probabilities}
-
-    def _prices(
-        self, task: Task, net: SuperNetwork, new: nn.ModuleList, masks: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Multiply-adds per example of each path: forward pass alone, and with backward pass."""
-        x, y = next(task.train.plain().batches(2, seed=0))
-
-        def forward(mask: Tensor) -> None:
-            with torch.no_grad():
-                net(x, mask)
-
-        def both(mask: Tensor) -> None:
-            loss = cross_entropy(net(x, mask), y)
-            if loss.requires_grad:
-                torch.autograd.grad(loss, list(new.parameters()), allow_unused=True)
-
-        def price(step: Callable[[Tensor], None], mask: Tensor) -> float:
-            meter = Meter()
-            meter.run("once", len(x), partial(step, mask))
-            return meter.macs / len(x)
-
-        net.eval()
-        tables = ([price(step, mask) for mask in masks] for step in (forward, both))
-        alone, trained = (torch.tensor(t, device=self.device) for t in tables)
-        return alone, trained
