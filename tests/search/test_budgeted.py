@@ -346,6 +346,7 @@ def test_validation_runs_in_evaluation_mode_and_training_does_not():
     data.val.x[:] = 3 * data.val.x + 1  # other statistics than in training
     config = replace(CONFIG, epochs=3, warmup_epochs=1)
     run = search(config, budget=1e9, net=net, data=data)
+    assert net.edge_modules[0].norm.running_mean.abs().sum() > 0  # training mode while it learned
     net.eval()
     mode = run.architecture.mask
     measured = evaluate(lambda x: net(x, mode), data.val)
@@ -353,8 +354,6 @@ def test_validation_runs_in_evaluation_mode_and_training_does_not():
     net.train()
     in_training = evaluate(lambda x: net(x, mode), data.val)
     assert in_training["loss"] != pytest.approx(measured["loss"], abs=1e-3)
-    norm = net.edge_modules[0].norm
-    assert norm.running_mean.abs().sum() > 0  # training mode while it learned
 
 
 def test_nothing_is_learned_from_the_validation_data():
