@@ -116,6 +116,9 @@ class Run:
         import pandas as pd
 
         record = load_checkpoint(Path(path))
+        wanted = {f.name for f in fields(cls)}
+        if not isinstance(record, dict) or set(record) != wanted:
+            raise ValueError(f"{path} is not a saved run: it does not hold {sorted(wanted)}")
         graph = Graph.from_dict(record["graph"])
         record["graph"] = graph
         record["history"] = pd.DataFrame(record["history"])

@@ -196,6 +196,13 @@ def test_runs_are_saved_and_loaded(tmp_path):
     assert twin.statement() == run.statement() and twin.graph.fingerprint == run.graph.fingerprint
 
 
+def test_a_file_that_is_no_run_is_refused(tmp_path):
+    path = tmp_path / "run.pt"
+    search(replace(CONFIG, epochs=4), checkpoint=path)  # the checkpoint of a loop
+    with pytest.raises(ValueError, match="not a saved run"):
+        Run.load(path)
+
+
 def test_resuming_between_epochs_gives_the_same_bits(tmp_path):
     whole = search()
     path = tmp_path / "run.pt"
