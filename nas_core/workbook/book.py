@@ -113,8 +113,6 @@ class Book:
     def find(self, which: str | int) -> Chapter:
         """The chapter of this number (3, "03"), name or part of a name."""
         text = str(which).removesuffix(".ipynb")
-        if text in self.chapters:
-            return self.chapters[text]
         if text.isdigit():
             found = [c for c in self.chapters.values() if c.number == int(text)]
         else:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import re
+import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -263,5 +265,13 @@ def _visible_lines(nb: NotebookNode) -> int:
         for c in notebooks.code_cells(nb)
         if not c.metadata.get("jupyter", {}).get("source_hidden")
     ]
-    lines = [line.strip() for c in shown for line in c.source.splitlines()]
-    return sum(bool(line) and not line.startswith("#") for line in lines)
+    return sum(_logical_lines(c.source) for c in shown)
+
+
+def _logical_lines(source: str) -> int:
+    """Statements and headers, however many lines of 88 columns each takes; no comments."""
+    try:
+        tokens = list(tokenize.generate_tokens(io.StringIO(source + "\n").readline))
+    except (tokenize.TokenError, SyntaxError):
+        return len(source.splitlines())
+    return sum(token.type == tokenize.NEWLINE for token in tokens)
