@@ -1,7 +1,5 @@
 """Later static keyword networks, as super-networks of one edge for the same code."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -27,15 +25,20 @@ class DSCNN(nn.Module):
         super().__init__()
         mfcc = mfcc or MFCC()
         self.every = max(1, round(0.020 * mfcc.rate / mfcc.hop))
-        blocks: list[nn.Module] = [_same(1, 64, (10, 4), 2), *_norm(64)]
+        blocks: list[nn.Module] = [nn.Conv2d(1, 64, (10, 4), 2, bias=False), *_norm(64)]
         for _ in range(4):
-            blocks += [_same(64, 64, (3, 3), 1, groups=64), *_norm(64)]
+            blocks += [nn.Conv2d(64, 64, 3, padding=1, groups=64, bias=False), *_norm(64)]
             blocks += [nn.Conv2d(64, 64, 1, bias=False), *_norm(64)]
         self.body = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
     def forward(self, x: Tensor) -> Tensor:
         """Features `[B, 64]` of maps `[B, 1, F, n_mfcc]`."""
-        return self.body(x[:, :, self.every // 2 :: self.every, :10][:, :, :49])
+        x = x[:, :, self.every // 2 :: self.every, :10][:, :, :49]  # [B, 1, 49, 10]
+        sides: list[int] = []
+        for size, kernel in ((x.shape[3], 4), (x.shape[2], 10)):  # TensorFlow's `SAME`: ⌈size / 2⌉
+            total = max(0, 2 * (-(-size // 2) - 1) + kernel - size)
+            sides += [total // 2, total - total // 2]
+        return self.body(pad(x, sides))
 
 
 class BCResNet(nn.Module):
@@ -116,29 +119,6 @@ class _SubSpectralNorm(nn.Module):
         b, c, f, t = x.shape
         grouped = self.norm(x.reshape(b, c * self.bands, f // self.bands, t))
         return grouped.reshape(b, c, f, t)
-
-
-class _SamePad(nn.Module):
-    """TensorFlow's `SAME` padding for a convolution with stride: ⌈size / stride⌉ outputs."""
-
-    def __init__(self, kernel: tuple[int, int], stride: int):
-        super().__init__()
-        self.kernel, self.stride = kernel, stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        sides: list[int] = []
-        for size, k in zip(reversed(x.shape[2:]), reversed(self.kernel), strict=True):
-            out = -(-size // self.stride)
-            total = max(0, (out - 1) * self.stride + k - size)
-            sides += [total // 2, total - total // 2]
-        return pad(x, sides)
-
-
-def _same(
-    inputs: int, outputs: int, kernel: tuple[int, int], stride: int, groups: int = 1
-) -> nn.Sequential:
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
-    return nn.Sequential(_SamePad(kernel, stride), conv)
 
 
 def _norm(channels: int) -> list[nn.Module]:

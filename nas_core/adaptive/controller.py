@@ -1,7 +1,5 @@
 """What chooses the architecture of the next step: a recurrent controller, or a constant."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import torch

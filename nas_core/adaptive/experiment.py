@@ -1,7 +1,5 @@
 """The comparison of chapter 07 on any corpus: static networks and SANAS in one table."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path

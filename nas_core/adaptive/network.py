@@ -1,7 +1,5 @@
 """A super-network unrolled over a stream, with another architecture at every step."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """Learning when to compute: the objective of thesis eq. 4.2 and its gradient, eq. 4.3."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """A set of one-word clips with speakers, splits and background noises; Speech Commands' layout."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Sequence

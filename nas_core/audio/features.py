@@ -1,7 +1,5 @@
 """From a waveform to MFCC maps, for whole clips and packet by packet (thesis section 4.2)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Reading recordings, and the three functions of torchaudio that the book uses."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterable
 from pathlib import Path

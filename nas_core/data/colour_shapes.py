@@ -8,8 +8,6 @@ Measured: a linear model reaches 30 % (4000 images), a network of three convolut
 images, 8 epochs; it is in tests/data/test_colour_shapes.py); on CIFAR-10 they reach 36 % and 58 %.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

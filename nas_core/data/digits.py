@@ -1,7 +1,5 @@
 """The handwritten digits that come with scikit-learn: real, small, nothing to download."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

@@ -4,8 +4,6 @@ A stand-in for Part Labels (`part_labels`) with its three classes and its one ha
 skin and background differ by place and shape more than by colour.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

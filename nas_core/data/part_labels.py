@@ -6,8 +6,6 @@ Below the root lie `lfw_funneled/<name>/<name>_%04d.jpg`, the maps
 (also in a folder `part_labels/` of the root).
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -3,8 +3,6 @@
 Nothing uses the network but `fetch_real`. torchvision is imported inside functions.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import pickle

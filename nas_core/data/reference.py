@@ -1,7 +1,5 @@
 """Tables of the sources, copied into `data/reference/<name>.csv`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

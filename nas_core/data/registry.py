@@ -1,7 +1,5 @@
 """All data sets by name."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
