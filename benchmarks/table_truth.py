@@ -81,6 +81,9 @@ VARIANTS: dict[str, Settings] = {
 }
 
 
+MORE = ("centre", "Γ from held-out data")  # run with further seeds
+
+
 @cache
 def table() -> CellTable:
     return CellTable.load()
@@ -431,7 +434,7 @@ def rivals(share: float, seed: int) -> list[dict[str, Any]]:
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5, help="of every variant")
-    parser.add_argument("--more", type=int, default=5, help="further seeds of the centre")
+    parser.add_argument("--more", type=int, default=5, help=f"further seeds of {MORE}")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--store", type=Path, default=Path("build/table_truth.sqlite"))
     return parser
@@ -455,8 +458,9 @@ def main() -> None:
     given.store.parent.mkdir(parents=True, exist_ok=True)
     configs = [{"variant": name, "seeds": list(range(given.seeds))} for name in given.variants]
     more = list(range(given.seeds, given.seeds + given.more))
-    if more and "centre" in given.variants:
-        configs.insert(4, {"variant": "centre", "seeds": more})
+    configs += [
+        {"variant": name, "seeds": more} for name in MORE if more and name in given.variants
+    ]
     found = sweep(trial, configs, store=given.store, workers=0)
     rows = [row for part in found[found.status == "done"].rows for row in part]
     rows += [row for seed in range(20) for share in SHARES for row in rivals(share, seed)]
