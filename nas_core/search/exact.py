@@ -18,8 +18,7 @@ Objective = Callable[[Tensor], Tensor]
 def distribution(sampler: BernoulliSampler | ChoiceSampler) -> tuple[Tensor, Tensor]:
     """Every architecture a sampler can draw, bool `[S, E]`, and its probability `[S]`.
 
-    The probabilities are differentiable in the sampler's logits and sum to one. For spaces of at
-    most 20 edges.
+    The probabilities are differentiable and sum to one. For spaces of at most 20 edges.
     """
     masks = all_masks(sampler.graph)
     log_prob = sampler.log_prob(masks)
@@ -28,7 +27,7 @@ def distribution(sampler: BernoulliSampler | ChoiceSampler) -> tuple[Tensor, Ten
 
 
 def tabulate(graph: Graph, objective: Objective) -> Objective:
-    """The same deterministic objective, computed once for every mask and looked up from then on."""
+    """The same deterministic objective, computed once for every mask, then looked up."""
     values = objective(all_masks(graph))
     place = 2 ** torch.arange(len(graph))  # the order of all_masks
     return lambda mask: values[mask.long() @ place]

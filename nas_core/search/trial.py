@@ -1,8 +1,8 @@
 """After a search: a shortlist, the chosen network alone, and the trials of chapter 03.
 
-`shortlist` and `derive` take any search. `Setup` and the functions below it describe the trials of
-the chapter as plain values, so that a trial can be repeated from a table row, sent to another
-process and resumed. A *share* is a budget divided by the cost of the full super-network.
+`shortlist` and `derive` take any search. `Setup` and what follows describe the trials of the
+chapter as plain values, which can be repeated from a table row, sent to another process and
+resumed. A *share* is a budget divided by the cost of the full super-network.
 """
 
 from __future__ import annotations
