@@ -8,6 +8,7 @@ from urllib.error import URLError
 import torch
 
 from nas_core.data.colour_shapes import colour_shapes
+from nas_core.data.curves import curves
 from nas_core.data.dataset import DataNotFound, Dataset
 from nas_core.data.digits import digits
 from nas_core.data.faces import faces
@@ -19,6 +20,7 @@ EMBEDDED: dict[str, Callable[[int | None, int | None, int], Dataset]] = {
     "digits": digits,
     "colour_shapes": colour_shapes,
     "faces": faces,
+    "curves": curves,
 }
 # Sets that chapters read in their own way, as clips or as tasks; `load` does not know them.
 FILES = {name: spec for name, spec in SETS.items() if spec.chapters}

@@ -175,6 +175,7 @@ def train_classifier(
     config: TrainConfig,
     *,
     forward: Callable[[nn.Module, Tensor], Tensor] | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
     checkpoint: str | Path | None = None,
     progress: bool | str = True,
 ) -> LoopResult:
@@ -184,6 +185,7 @@ def train_classifier(
         model: trained in place, on the device of the data. Outputs `[B, K]`, or `[B, K, H, W]`
             with a class per pixel.
         forward: `forward(model, x)` where calling the model is not enough.
+        loss: of the outputs and targets of a batch, in training; `config` should hold its settings.
         checkpoint: as in `run_epochs`; belongs to this network (shapes and descriptions of its
             modules), these data and this configuration.
 
@@ -213,10 +215,10 @@ def train_classifier(
         batches = data.train.batches(
             config.batch_size, seed=config.seed, epoch=epoch, drop_last=lonely
         )
-        loss = train_epoch(batches, lambda x, y: cross_entropy(outputs(x), y), optimizer)
+        mean = train_epoch(batches, lambda x, y: loss(outputs(x), y), optimizer)
         model.eval()
         val = evaluate(outputs, data.val, config.batch_size)
-        return {"lr": lr, "loss": loss, "val_loss": val["loss"], "val_accuracy": val["accuracy"]}
+        return {"lr": lr, "loss": mean, "val_loss": val["loss"], "val_accuracy": val["accuracy"]}
 
     identity = asdict(config)
     if checkpoint is not None:

@@ -12,11 +12,11 @@ from nas_core import data
 
 def test_names():
     names = data.available()
-    assert names[:3] == ("digits", "colour_shapes", "faces")
-    assert set(names[3:]) == {"mnist", "fashion_mnist", "cifar10", "cifar100", "part_labels"}
+    assert names[:4] == ("digits", "colour_shapes", "faces", "curves")
+    assert set(names[4:]) == {"mnist", "fashion_mnist", "cifar10", "cifar100", "part_labels"}
 
 
-@pytest.mark.parametrize("name", ["digits", "colour_shapes", "faces"])
+@pytest.mark.parametrize("name", ["digits", "colour_shapes", "faces", "curves"])
 def test_embedded_sets_are_complete_and_reproducible(name, no_network, monkeypatch, tmp_path):
     monkeypatch.setenv("NAS_DATA", str(tmp_path))  # empty: nothing is read from there
     torch.manual_seed(1)
@@ -36,13 +36,13 @@ def test_embedded_sets_are_complete_and_reproducible(name, no_network, monkeypat
     assert one.provenance["source"] and one.name == name
 
 
-@pytest.mark.parametrize("name", ["digits", "colour_shapes", "faces"])
+@pytest.mark.parametrize("name", ["digits", "colour_shapes", "faces", "curves"])
 def test_other_seeds_give_other_training_sets(name):
     one, two = (data.load(name, train_limit=100, seed=seed) for seed in (0, 1))
     assert not torch.equal(one.train.x, two.train.x)
 
 
-@pytest.mark.parametrize("name", ["digits", "colour_shapes", "faces"])
+@pytest.mark.parametrize("name", ["digits", "colour_shapes", "faces", "curves"])
 def test_a_smaller_limit_keeps_the_first_examples(name):
     small, large = (data.load(name, train_limit=limit).train for limit in (130, 260))
     assert torch.equal(small.x, large.x[:130]) and torch.equal(small.y, large.y[:130])
