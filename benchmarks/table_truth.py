@@ -81,7 +81,7 @@ VARIANTS: dict[str, Settings] = {
 }
 
 
-MORE = ("centre", "Γ from held-out data")  # run with further seeds
+MORE = ("centre", "Γ from held-out data", "Γ rate .03")  # run with further seeds
 
 
 @cache

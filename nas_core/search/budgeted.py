@@ -7,10 +7,8 @@ Gradient descent minimises it in θ, and REINFORCE with the batch mean as baseli
 
 from __future__ import annotations
 
-import itertools
 import math
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,7 +24,6 @@ from nas_core.supernet import Architecture, BernoulliSampler, ChoiceSampler, Gra
 from nas_core.training import (
     History,
     Splits,
-    TensorData,
     check_optimizer,
     derived_seeds,
     descend,
@@ -59,7 +56,6 @@ class BudgetConfig:
     weight_decay: float = 1e-4  # on θ only
     gamma_lr: float = 0.1  # of Γ̂, on the mean over the batch; fast rates decide by chance
     gamma_momentum: float = 0.0  # of Γ̂; 0.9 multiplies the rate by ten
-    gamma_held_out: bool = False  # Γ learns from `val`; on `train` its signal fades as θ fits
     lam: float = 1.0  # λ, per unit of the full network's cost, so that it has no unit
     entropy_weight: float = 0.0  # bonus for the entropy of Γ; the thesis uses none
     max_logit: float | None = None  # |γ̂| at most; with a fast Γ it stops early, final decisions
@@ -86,12 +82,6 @@ class BudgetConfig:
         return step_lr(self.lr, epoch, self.milestones)
 
 
-def _forever(data: TensorData, size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of `data` in a new order each time it is used up; a function of (seed, epoch)."""
-    for turn in itertools.count():
-        yield from data.batches(size, seed=derived_seeds(seed, epoch, turn)[1])
-
-
 def per_example_loss(output: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy of every example `[B]`; the mean over pixels for `[B, K, H, W]` maps."""
     losses = cross_entropy(output.float(), target, reduction="none")
@@ -116,7 +106,7 @@ def budgeted(
         sampler: Γ over the edges; stays on the CPU. It is reset after warm-up.
         cost: any callable from pruned masks `[B, E]` to `[B]`; it may be stochastic.
         budget: C_max, in the unit of the cost.
-        data: θ and Γ learn from `train`; `val` is only measured, unless `gamma_held_out`.
+        data: θ and Γ learn from `train`; `val` is only measured.
         checkpoint: file that is written after every epoch and, if it exists, continued from bit
             for bit. It belongs to one space, sampler, cost, budget, data set and configuration.
         progress: a bar, and its label; False shows none and gives no warnings either.
@@ -154,8 +144,9 @@ def budgeted(
 
     def losses_of(x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
         """Δ of every example `[B]`, each computed by its own architecture `mask` `[B, E]`."""
+        x = x.to(memory_format=layout) if x.dim() == 4 else x
         with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
-            return per_example_loss(supernet(x.to(memory_format=layout), mask), y)
+            return per_example_loss(supernet(x, mask), y)
 
     def one_epoch(epoch: int) -> dict:
         warm = epoch < config.warmup_epochs
@@ -168,7 +159,6 @@ def budgeted(
         loss_sum: Tensor | float = 0.0  # stays on the device
         cost_sum = violation_sum = 0.0
         steps = 0
-        held_out = _forever(data.val.plain(), config.batch_size, config.seed, epoch)
         for x, y in data.train.batches(config.batch_size, seed=config.seed, epoch=epoch):
             steps += 1
             if warm and not config.warmup_sampled:
@@ -182,16 +172,9 @@ def budgeted(
                 cost_sum += costs.mean().item()
             if not warm:
                 # D of eq. 3.14. The one point of a step at which the host waits for the device.
-                seen, log_prob = losses.detach(), sample.log_prob
-                if config.gamma_held_out:
-                    x_val, y_val = next(held_out)
-                    n = min(len(x), len(x_val))  # the last batches may be shorter
-                    with torch.no_grad():
-                        seen = losses_of(x_val[:n], y_val[:n], mask[:n])
-                    costs, log_prob = costs[:n], log_prob[:n]
-                objective = seen.to("cpu", torch.float64)
+                objective = losses.detach().to("cpu", torch.float64)
                 objective = objective + config.lam * overspend(costs, budget, space.scale)
-                policy = policy_loss(log_prob, objective, objective.mean())
+                policy = policy_loss(sample.log_prob, objective, objective.mean())
                 descend(policy - config.entropy_weight * sample.entropy.mean(), gamma)
                 if config.max_logit is not None:  # an edge whose γ is 0 is never tried again
                     with torch.no_grad():

@@ -97,8 +97,8 @@ class Run:
         elif self.meets_budget and self.cost < 0.85 * self.budget < 0.85 * self.full_cost:
             remarks.append(
                 f"{1 - self.cost / self.budget:.0%} of the budget is unused: samples above it are "
-                "punished, and nothing rewards coming close. Lower gamma_lr or lam, let Γ learn "
-                "from held-out data (gamma_held_out), or choose with `search.shortlist`."
+                "punished, and nothing rewards coming close. Choose with `search.shortlist`, which "
+                "prefers architectures that spend, or lower gamma_lr or lam."
             )
         return remarks
 

@@ -375,19 +375,6 @@ def test_nothing_is_learned_from_the_validation_data():
     assert not clean.history.val_loss.equals(dirty.history.val_loss)
 
 
-def test_gamma_learns_from_held_out_data_when_asked_to():
-    """With labels of noise in `val` the weights learn as before and Γ hears nothing of them."""
-    config = replace(CONFIG, epochs=8, gamma_held_out=True, lam=0.0, gamma_lr=20.0)
-    noise, short = Xor(), Xor()
-    noise.val = TensorData(noise.val.x, torch.randint(2, noise.val.y.shape))
-    short.val = TensorData(short.val.x[:40], short.val.y[:40])  # fewer than a batch
-    clean, dirty, few = (search(config, data=data) for data in (Xor(), noise, short))
-    assert clean.history.loss[:3].equals(dirty.history.loss[:3])  # warm-up
-    assert not torch.equal(clean.probabilities, dirty.probabilities)
-    assert clean.probabilities[-1, 0] > 0.95  # the useful edge
-    assert few.probabilities[-1, 0] != clean.probabilities[-1, 0]
-
-
 def test_milestones_divide_the_rate_of_the_weights_from_their_epoch_on():
     config = replace(CONFIG, epochs=6, warmup_epochs=1, milestones=(2, 4))
     assert [config.lr_at(e) for e in range(6)] == pytest.approx(
