@@ -220,11 +220,9 @@ def dtd_trial(
     order = torch.randperm(len(images.train), generator=torch.Generator().manual_seed(seed))
     images = replace(images, train=images.train.subset(order[:train]))
     torch.manual_seed(seed)
-    incoming = images.input_shape[0]
-    pool = head(name, reduce or incoming, len(images.classes))
-    net = classifier(
-        pool, len(images.classes), channels=incoming if reduce else None, batch_norm=True
-    )
+    incoming, number = images.input_shape[0], 1 + int(images.train.y.max())
+    pool = head(name, reduce or incoming, number)
+    net = classifier(pool, number, channels=incoming if reduce else None, batch_norm=True)
     return trained(net, images, seed, epochs=epochs, lr=lr, decay=decay)
 
 
