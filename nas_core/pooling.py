@@ -208,6 +208,9 @@ class CBP(Pooling):
     sketch). Sums over positions, then signed square root and unit length, as bilinear pooling.
     """
 
+    signs: Tensor
+    buckets: Tensor
+
     def __init__(self, channels: int, dim: int = 8192, sketch: Literal["rm", "ts"] = "ts"):
         super().__init__(channels, dim)
         if sketch not in ("rm", "ts"):
@@ -444,7 +447,7 @@ def log_euclidean(matrices: Tensor, floor: float = 1e-6) -> Tensor:
 def imagenet_backbone(
     name: str = "efficientnet_lite0", weights: str | Path | None = None, *, blocks: int = 16
 ) -> nn.Module:
-    """Frozen ImageNet network up to its last feature map: RGB `[B, 3, H, W]` in 0…1 → `[B, c, h, w]`.
+    """Frozen ImageNet network, RGB `[B, 3, H, W]` in 0…1 → its last feature map `[B, c, h, w]`.
 
     Args:
         name: "vgg16" (after the ReLU of conv5_3, c = 512) and "resnet50" (before its pooling,
@@ -493,6 +496,9 @@ def _efficientnet_lite0(blocks: int) -> nn.Module:
 
 class _Normalized(nn.Module):
     """A frozen body behind the normalization it was trained with."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, body: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
