@@ -3,8 +3,7 @@
 A recurrent network sees the same image several times. What it remembers between two looks is the
 mask it has just predicted, or a hidden state, or both:
 
-* U-Net-B, U-Net-G: one look, with batch or group norm.
-* Rec-Simple: the mask joins the image; no hidden state.
+* U-Net-B, U-Net-G: one look, with batch or group norm. Rec-Simple: the mask joins the image.
 * Rec-Last, Rec-Middle: a convolutional GRU behind the decoder, or in place of the central block.
 * DRU(ℓ), SRU(ℓ): the mask joins the image, and the part of the U-Net below level ℓ is replaced by
   a recurrent unit with two gates, or with one.
@@ -41,7 +40,7 @@ def block(incoming: int, outgoing: int, norm: str = "group", convs: int = 1) -> 
 
     The thesis' parameter counts hold for one convolution; the released code has two.
     """
-    # min(8, C) groups; where that does not divide C, the largest smaller number that does
+    # min(8, C) groups, or the largest smaller number that divides C
     groups = next(g for g in range(min(8, outgoing), 0, -1) if outgoing % g == 0)
     layers: list[nn.Module] = []
     for k in range(convs):
@@ -57,10 +56,8 @@ class Hourglass(nn.Module):
     """Levels of an encoder and a decoder with skips between them, around a centre.
 
     Args:
-        incoming: channels of the input.
         widths: channels of every level, each twice the last; may be empty.
         centre: maps `[B, widths[-1], h, w]` to twice as many channels.
-        make: builds a block.
         out: channels of the output, `widths[0]` when 0.
     """
 
@@ -75,10 +72,7 @@ class Hourglass(nn.Module):
         self.merge = nn.ModuleList(make(2 * w, a) for w, a in zip(widths, after, strict=True))
 
     def encode(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """What arrives at the centre, `[B, widths[-1], H/2^n, W/2^n]`, and the skips, finest first.
-
-        n is the number of levels.
-        """
+        """What arrives at the centre, `[B, c, H/2^levels, W/2^levels]`, and skips, finest first."""
         skips = []
         for down in self.down:
             skips.append(down(x))  # [B, width, h, w]
@@ -108,8 +102,7 @@ def below(incoming: int, widths: Sequence[int], make: MakeBlock, out: int = 0) -
 
 def _linear(net: Hourglass) -> Hourglass:
     """Without the last ReLU: a gate σ(max(0, ·)) could never fall below ½."""
-    last = net.merge[0] if len(net.merge) else net.centre
-    assert isinstance(last, nn.Sequential)
+    last: Any = net.merge[0] if len(net.merge) else net.centre
     del last[-1]
     return net
 
@@ -123,7 +116,6 @@ class GatedUnit(nn.Module):
     Args:
         incoming: channels of e.
         widths: of the part of the U-Net that is replaced; the hidden state has `widths[0]`.
-        make: builds a block.
         dual: with the reset gate r (DRU), or without (SRU).
     """
 
@@ -197,14 +189,13 @@ class RecurrentUNet(nn.Module):
     ):
         super().__init__()
         level = depth if level is None else level
-        for what, value, allowed in (
-            ("unit", unit, (None, "dru", "sru", "gru")),
-            ("norm", norm, ("group", "batch")),
-            ("convs", convs, (1, 2)),
-            ("level", level, tuple(range(-1, depth + 1))),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{what} is {value!r}; it must be one of {allowed}")
+        allowed: dict[str, tuple[Any, tuple[Any, ...]]] = {
+            "unit": (unit, (None, "dru", "sru", "gru")), "norm": (norm, ("group", "batch")),
+            "convs": (convs, (1, 2)), "level": (level, tuple(range(-1, depth + 1))),
+        }  # fmt: skip
+        for what, (value, values) in allowed.items():
+            if value not in values:
+                raise ValueError(f"{what} is {value!r}; it must be one of {values}")
         if min(incoming, channels, iterations) < 1 or classes < 2 or depth < 0:
             raise ValueError(
                 f"incoming {incoming}, channels {channels} and iterations {iterations} must be at "
@@ -230,17 +221,10 @@ class RecurrentUNet(nn.Module):
         self.head = nn.Conv2d(channels, classes, 1)
 
     def refine(self, x: Tensor) -> Iterator[Tensor]:
-        """The logits `[B, K, H, W]` of one iteration after another, without end.
-
-        Only the iterations that are asked for are computed.
-        """
+        """The logits `[B, K, H, W]` of one iteration after another, computed as they are taken."""
         factor, unit = 2**self.depth, self.body.centre
-        if (
-            x.dim() != 4
-            or x.shape[1] != self.incoming
-            or x.shape[2] % factor
-            or x.shape[3] % factor
-        ):
+        wrong = x.dim() != 4 or x.shape[1] != self.incoming
+        if wrong or any(side % factor for side in x.shape[2:]):
             raise ValueError(
                 f"an input is {list(x.shape)}; it must be [B, {self.incoming}, height, width] with "
                 f"both sides divisible by {factor}: see nas_core.data.zero_pad"
@@ -324,11 +308,6 @@ class RecurrentConfig(TrainConfig):
     alpha: float = 0.4
     iterations: int = 1
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha is {self.alpha}; it must be in 0…1")
-
 
 def train_recurrent(
     net: RecurrentUNet,
@@ -346,6 +325,8 @@ def train_recurrent(
         alpha: see `recurrent_loss`.
         iterations: N, the network's own number when absent.
     """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha is {alpha}; it must be in 0…1")
     steps = net.iterations if iterations is None else iterations
     full = RecurrentConfig(**{**asdict(config), "alpha": alpha, "iterations": steps})
 
@@ -368,8 +349,11 @@ def confusion(predicted: Tensor, y: Tensor, classes: int) -> Tensor:
     Args:
         predicted, y: whole numbers of one shape; pixels whose y is below 0 are left out.
     """
-    if predicted.shape != y.shape:
-        raise ValueError(f"predicted is {list(predicted.shape)} and y {list(y.shape)}")
+    if predicted.shape != y.shape or max(int(y.max()), int(predicted.max())) >= classes:
+        raise ValueError(
+            f"predicted {list(predicted.shape)} and y {list(y.shape)} must have one shape and "
+            f"classes below {classes}; the largest are {predicted.max()} and {y.max()}"
+        )
     kept = y >= 0
     pairs = classes * y[kept] + predicted[kept]
     return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
@@ -387,32 +371,24 @@ def scores(counts: Tensor) -> dict[str, float]:
     if not there.any():
         raise ValueError("there are no pixels to measure on")
 
-    def mean(whole: Tensor, times: int = 1) -> float:
-        return float((times * hit / whole.clamp(min=1))[there].mean())
-
-    return {
-        "mIoU": mean(truth + called - hit),
-        "mRec": mean(truth),
-        "mPrec": mean(called),
-        "mF1": mean(truth + called, 2),
-    }
+    of = {"mIoU": truth + called - hit, "mRec": truth, "mPrec": called, "mF1": (truth + called) / 2}
+    return {k: float((hit / whole.clamp(min=0.5))[there].mean()) for k, whole in of.items()}
 
 
 def break_even(score: Tensor, truth: Tensor) -> float:
     """Precision at the threshold where it equals the recall (P/R of table 2.5).
 
-    They are equal where as many pixels are called positive as are positive. Of pixels with one
-    score, a part is taken, with their mean precision.
+    They are equal where as many pixels are called positive as are positive. Of pixels with equal
+    scores, a part is taken, with their mean precision.
 
     Args:
-        score: any real numbers, larger for more likely positive.
+        score: larger for more likely positive.
         truth: bool, of the same shape; at least one is True.
     """
-    score, truth = score.flatten(), truth.flatten().bool()
     positives = int(truth.sum())
     if not positives:
         raise ValueError("no pixel is positive, so precision and recall have no threshold")
-    threshold = score.sort(descending=True).values[positives - 1]
+    threshold = score.flatten().sort(descending=True).values[positives - 1]
     above, tied = score > threshold, score == threshold
     share = (positives - above.sum()) / tied.sum()
     return float(((truth & above).sum() + share * (truth & tied).sum()) / positives)

@@ -17,7 +17,7 @@ CLASSES = ("background", "curve")
 SIZE = 48
 SPLITS = {"train": 60, "val": 40, "test": 100}
 MOST = 5_000  # training pictures that can be asked for
-POINTS = np.linspace(0, 1, 60)[:, None]  # positions along a curve
+POINTS = np.linspace(0, 1, 100)[:, None]  # positions along a curve
 
 
 def draw(size: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -28,11 +28,11 @@ def draw(size: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArra
     truth = np.zeros((size, size), bool)
     for _ in range(rng.integers(2, 5)):
         ends = rng.uniform(0, 2 * np.pi) + np.array([0, np.pi]) + rng.normal(0, 0.5, 2)
-        start, end = size / 2 * (1 + 1.2 * np.stack([np.sin(ends), np.cos(ends)], -1))
+        start, end = size / 2 * (1 + 1.5 * np.stack([np.sin(ends), np.cos(ends)], -1))
         bend = (start + end) / 2 + rng.normal(0, size / 4, 2)
         t = POINTS  # a quadratic Bézier curve from border to border
-        line = (1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end  # [60, 2]
-        gap = (axis[:, None, None] - line.T[:, None, None]) ** 2  # [2, size, 1, 60]: rows, columns
+        line = (1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end  # [100, 2]
+        gap = (axis[:, None, None] - line.T[:, None, None]) ** 2  # [2, size, 1, 100]: rows, columns
         distance = np.sqrt((gap[0] + gap[1].swapaxes(0, 1)).min(2))  # [size, size]
         half = rng.uniform(0.7, 1.3) * size / SIZE  # of the width
         light += rng.uniform(0.1, 0.22) * np.clip(half + 0.5 - distance, 0, 1)

@@ -90,6 +90,8 @@ def test_classes_that_are_missing():
     assert found["mPrec"] == pytest.approx(precision_score(a, b, average="macro", zero_division=0))
     with pytest.raises(ValueError, match="no pixels"):
         scores(torch.zeros(2, 2))
+    with pytest.raises(ValueError, match="classes below 2; the largest are 1 and 2"):
+        confusion(torch.tensor([0, 1]), torch.tensor([0, 2]), 2)
 
 
 @pytest.mark.parametrize("seed", range(4))
