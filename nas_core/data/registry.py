@@ -12,6 +12,7 @@ from nas_core.data.curves import curves
 from nas_core.data.dataset import DataNotFound, Dataset
 from nas_core.data.digits import digits
 from nas_core.data.faces import faces
+from nas_core.data.mask_folders import LAYOUTS, by_hand, mask_folder
 from nas_core.data.part_labels import fetch_part_labels, find_lists, part_labels
 from nas_core.data.real import SETS, data_root, fetch_real, known, load_real
 
@@ -28,6 +29,12 @@ FILES = {name: spec for name, spec in SETS.items() if spec.chapters}
 REAL: dict[str, Callable[[Path, int | None, int], Dataset]] = {
     **{name: partial(load_real, name) for name in SETS if name not in FILES},
     "part_labels": part_labels,
+    **{name: partial(mask_folder, name) for name in LAYOUTS},
+}
+# Have no loader that downloads them: (whether they are there, what says how to get them).
+BY_HAND: dict[str, tuple[Callable[[Path], object], Callable[[Path], None]]] = {
+    "part_labels": (find_lists, fetch_part_labels),
+    **{name: (layout.found, partial(by_hand, name)) for name, layout in LAYOUTS.items()},
 }
 
 
@@ -42,7 +49,7 @@ def states(root: str | Path | None = None) -> dict[str, str]:
     folder = data_root(root)
     found = dict.fromkeys(EMBEDDED, "embedded")
     for name in (*REAL, *FILES):
-        here = find_lists(folder) if name == "part_labels" else not SETS[name].missing(folder)
+        here = BY_HAND[name][0](folder) if name in BY_HAND else not SETS[name].missing(folder)
         used = f" (for chapters {FILES[name].chapters})" if name in FILES else ""
         found[name] = "here" if here else f"not here: nas-workbook data fetch {name}{used}"
     return found
@@ -95,9 +102,10 @@ def fetch(name: str, root: str | Path | None = None) -> Path:
     if name not in EMBEDDED:
         known(name, (*available(), *FILES))
         try:
-            if name == "part_labels":
-                fetch_part_labels(folder)
-            fetch_real(name, folder)
+            if name not in BY_HAND:
+                fetch_real(name, folder)
+            elif name == "part_labels" or not BY_HAND[name][0](folder):
+                BY_HAND[name][1](folder)
         except URLError as error:
             raise DataNotFound(
                 f"{name} could not be downloaded ({error.reason}); check the connection and try "

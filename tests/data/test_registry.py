@@ -13,7 +13,10 @@ from nas_core import data
 def test_names():
     names = data.available()
     assert names[:4] == ("digits", "colour_shapes", "faces", "curves")
-    assert set(names[4:]) == {"mnist", "fashion_mnist", "cifar10", "cifar100", "part_labels"}
+    assert set(names[4:]) == {
+        "mnist", "fashion_mnist", "cifar10", "cifar100", "part_labels", "nuclei", "drive",
+        "massachusetts_roads", "cityscapes",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["digits", "colour_shapes", "faces", "curves"])
