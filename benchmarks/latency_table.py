@@ -43,8 +43,9 @@ def main(args: argparse.Namespace) -> int:
     from nas_core.supernet import BernoulliSampler, SuperNetwork
     from nas_core.training import one_thread, pick_device
 
-    if args.space not in spaces.__all__:
-        raise ValueError(f"space {args.space!r} is unknown; there are {', '.join(spaces.__all__)}")
+    known = [name for name in vars(spaces) if callable(getattr(spaces, name))]
+    if args.space not in known:
+        raise ValueError(f"space {args.space!r} is unknown; there are {', '.join(known)}")
     if not args.out.parent.is_dir():
         raise FileNotFoundError(f"folder {args.out.parent} does not exist")
     try:

@@ -14,11 +14,5 @@ from nas_core.costs.additive import (
     sides,
 )
 from nas_core.costs.distributed import Distributed, longest_first
-from nas_core.costs.latency import (
-    Latency,
-    LatencyTable,
-    Timing,
-    check_table,
-    latency_table,
-)
+from nas_core.costs.latency import Latency, LatencyTable, Timing, check_table, latency_table
 from nas_core.training import time_call

@@ -3,7 +3,7 @@
 `CellSpace()` is the space of NAS-Bench-201 (four nodes, six edges, five operations, 15,625 cells,
 the same strings), so one code reads both its tables and our own. Many cells compute the same
 function: an edge that leads nowhere may carry any operation, and a node that only copies another
-may be merged with it. `function` writes down what a cell computes; 6,835 functions are left there.
+may be merged with it. `function` gives the formula of a cell; the space has 6,835 different ones.
 """
 
 from __future__ import annotations
@@ -17,21 +17,16 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor, nn
 
+from nas_core.spaces.layers import conv_bn
 from nas_core.supernet import Architecture, Edge, SuperNetwork
 
 Cell = tuple[int, ...]  # for each edge of the cell the number of its operation in `space.ops`
 
 
-def convolution(channels: int, kernel: int) -> nn.Module:
-    """Convolution and batch norm, as many maps out as in."""
-    conv = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(channels))
-
-
 OPERATIONS: dict[str, Callable[[int], nn.Module]] = {
     "skip_connect": lambda channels: nn.Identity(),
-    "nor_conv_1x1": lambda channels: convolution(channels, 1),
-    "nor_conv_3x3": lambda channels: convolution(channels, 3),
+    "nor_conv_1x1": lambda channels: conv_bn(channels, channels, 1),
+    "nor_conv_3x3": lambda channels: conv_bn(channels, channels, 3),
     "avg_pool_3x3": lambda channels: nn.AvgPool2d(3, 1, 1, count_include_pad=False),
 }
 """Module of an operation for a number of channels. Add your own; "none" has no module."""
@@ -88,10 +83,6 @@ class CellSpace:
         other = rng.choice([op for op in range(len(self.ops)) if op != cell[edge]])
         return (*cell[:edge], other, *cell[edge + 1 :])
 
-    def hamming(self, a: Cell, b: Cell) -> int:
-        """Number of edges that carry another operation."""
-        return sum(x != y for x, y in zip(a, b, strict=True))
-
     # ---------------------------------------------------------------- as text
 
     def string(self, cell: Cell) -> str:
@@ -105,7 +96,7 @@ class CellSpace:
         groups = [group.strip("|").split("|") for group in text.strip().split("+")]
         if [len(group) for group in groups] != list(range(1, self.nodes)):
             example = self.string((len(self.ops) - 1,) * len(self.edges))
-            raise ValueError(f"{text!r} is no cell of {self.nodes} nodes, such as {example!r}")
+            raise ValueError(f"{text!r} is not a cell of {self.nodes} nodes, such as {example!r}")
         cell = []
         for group in groups:
             for i, part in enumerate(group):
@@ -167,10 +158,7 @@ class CellSpace:
             needs_relu = is_conv and not self.rectified
             return nn.Sequential(nn.ReLU(), *made.children()) if needs_relu else made
 
-        stem = nn.Sequential(
-            nn.Conv2d(input_shape[0], channels, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-        )
+        stem = conv_bn(input_shape[0], channels, 3, stride=2)
         head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
         edges = [Edge("input", "0", stem, "stem", "stem")]
         for i, j in self.edges:
@@ -190,10 +178,8 @@ class CellSpace:
 
     def mask(self, supernet: SuperNetwork, cell: Cell) -> Tensor:
         """bool `[E]`: the edges of `network()` that this cell uses, dead ends pruned."""
-        names = ["stem", "head"]
-        for (i, j), op in zip(self.edges, self.check(cell), strict=True):
-            if self.ops[op] != "none":
-                names.append(f"{i}→{j} {self.ops[op]}")
+        ops = zip(self.edges, (self.ops[op] for op in self.check(cell)), strict=True)
+        names = ["stem", "head", *(f"{i}→{j} {op}" for (i, j), op in ops if op != "none")]
         mask = torch.zeros(len(supernet.graph), dtype=torch.bool)
         mask[[supernet.graph.index(name) for name in names]] = True
         return supernet.graph.reachable(mask)

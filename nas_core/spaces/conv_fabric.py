@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Integral
 
 from torch import Tensor, nn
@@ -41,7 +42,14 @@ def conv_fabric(
     Raises:
         ValueError: for sides that cannot be halved `scales − 1` times, and other impossible sizes.
     """
-    _check(columns, scales, channels, num_classes, task)
+    if task not in TASKS:
+        raise ValueError(f"task {task!r} is unknown; use one of {TASKS}")
+    sizes = {"columns": columns, "scales": scales, "channels": channels, "num_classes": num_classes}
+    least = {"columns": 1 if task == "classification" else 2, "num_classes": 2}
+    for what, value in sizes.items():
+        low = least.get(what, 1)
+        if not isinstance(value, Integral) or value < low:
+            raise ValueError(f"{what} is {value!r}; {task} needs an integer of at least {low}")
     if input_shape is None:
         input_shape = (3, 2 ** (scales - 1), 2 ** (scales - 1))
     _check_resolution(scales, tuple(input_shape))
@@ -123,28 +131,13 @@ class Head(nn.Sequential):
         super().__init__(*parts, *([nn.Flatten()] if flatten else []))
 
 
-def _check(columns: int, scales: int, channels: int, num_classes: int, task: str) -> None:
-    if task not in TASKS:
-        raise ValueError(f"task {task!r} is unknown; use one of {TASKS}")
-    for what, value, least in (
-        ("columns", columns, 1 if task == "classification" else 2),
-        ("scales", scales, 1),
-        ("channels", channels, 1),
-        ("num_classes", num_classes, 2),
-    ):
-        if not isinstance(value, Integral) or value < least:
-            raise ValueError(f"{what} is {value!r}; {task} needs an integer of at least {least}")
-
-
 def _check_resolution(scales: int, input_shape: tuple[int, ...]) -> None:
     if len(input_shape) != 3:
         raise ValueError(f"input_shape {input_shape} is not (channels, height, width)")
     step = 2 ** (scales - 1)
     height, width = input_shape[1:]
-    if height % step or width % step:
-        fits = 1
-        while height % (2**fits) == 0 and width % (2**fits) == 0:
-            fits += 1
+    if common := math.gcd(height, width) % step:
+        fits = (common & -common).bit_length()  # the lowest bit: how often both can be halved, + 1
         raise ValueError(
             f"{scales} scales do not fit {height}×{width} pixels: both sides must be divisible by "
             f"2^{scales - 1} = {step}; use at most {fits} scales, or pad the images"

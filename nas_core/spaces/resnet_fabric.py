@@ -18,7 +18,7 @@ def resnet_fabric(
     channels: Sequence[int] = (16, 32, 64),
     input_shape: tuple[int, int, int] = (3, 32, 32),
 ) -> SuperNetwork:
-    """Groups of basic blocks, densified with blocks that jump from one group to the next.
+    """Groups of basic blocks, with further blocks that lead from one group to the next.
 
     Every block contributes two parallel edges: its two convolutions, and its shortcut (identity,
     or 1×1 convolution where the shape changes), which are removable separately. Besides its
@@ -45,9 +45,7 @@ def resnet_fabric(
 
     def output(g: int, j: int) -> str:
         """Name of a(g, j)."""
-        if j >= 0:
-            return f"{g}.{j}"
-        return "0.in" if g == 0 else f"{g - 1}.{n - 1}"
+        return f"{g}.{j}" if j >= 0 else f"{g - 1}.{n - 1}" if g else "0.in"
 
     def block(source: str, target: str) -> None:
         g, h = _rank(source)[0], _rank(target)[0]
@@ -64,11 +62,9 @@ def resnet_fabric(
         for d in range(n):
             block(output(g, d - 1), output(g, d))
             if g:
-                neighbours = [n - 2 - d]
-                neighbours += [n - 1 - d] if d != 0 else []
-                neighbours += [n - 3 - d] if d != n - 1 else []
-                for j in neighbours:
-                    block(output(g - 1, j), output(g, d))
+                for j in (n - 2 - d, n - 1 - d, n - 3 - d):
+                    if -1 <= j < n - 1:
+                        block(output(g - 1, j), output(g, d))
     last = output(groups - 1, n - 1)
     head = nn.Sequential(
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], num_classes)
@@ -122,13 +118,13 @@ def _rank(node: str) -> tuple[int, int]:
 
 
 def _serpentine(n: int, groups: int) -> dict[str, tuple[float, float]]:
-    """Each group is a row; rows run in turns, so that a block lies below what it jumps from."""
+    """Each group is a row. Every second row runs backwards, below the blocks that lead to it."""
     at = {"input": (-1.0, 0.0), "0.in": (0.0, 0.0)}
     x, direction = 0, 1
     for g in range(groups):
         for d in range(n):
             # The first block of a row lies under the second last node of the row above.
-            x = x + direction
+            x += direction
             at[f"{g}.{d}"] = (float(x), float(-g))
         direction = -direction
     at["output"] = (x - direction * 1.0, -(groups - 1.0))

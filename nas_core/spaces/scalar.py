@@ -1,8 +1,7 @@
 """The smallest super-networks: one number per edge, so that everything about them is known.
 
 The output for input 1 is the sum over the live paths of the product of the numbers on them. With
-up to 20 edges every architecture can be listed, which makes these networks the probe problems of
-the book.
+up to 20 edges every architecture can be listed, so the book tests its methods on these networks.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ def scalar_fabric(layers: int, seed: int = 0) -> SuperNetwork:
     network computes the identity.
     """
     if layers < 2:
-        raise ValueError(f"{layers} layers make no network; give 2 or more")
+        raise ValueError(f"{layers} layers are too few for a network; give 2 or more")
     generator = torch.Generator().manual_seed(seed)
     nodes = ["x", *(f"l{i}" for i in range(2, layers)), "y"]
     pairs = [(i, j) for i in range(layers) for j in range(i + 1, layers)]

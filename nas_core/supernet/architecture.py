@@ -1,4 +1,4 @@
-"""One architecture of a space: what was kept, what it costs, and how to take it home."""
+"""One architecture of a space: its edges, its size, and its export as a plain network."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Architecture:
 
     @classmethod
     def from_mask(cls, graph: Graph, mask: Tensor) -> Architecture:
-        """The architecture that a mask (bool `[E]`) selects; edges on no live path are dropped."""
+        """The architecture that a mask (bool `[E]`) selects, without edges on no live path."""
         if mask.dim() != 1:
             raise ValueError(f"one architecture is a mask [{len(graph)}], got {list(mask.shape)}")
         return cls(graph, tuple(graph.reachable(mask).nonzero().flatten().tolist()))
@@ -86,7 +86,7 @@ class Architecture:
         """Read `to_json` text back.
 
         Raises:
-            ValueError: when the text is no such record, was written for another space, or names
+            ValueError: when the text is not such a record, was written for another space, or names
                 edges that lie on no path from source to sink.
         """
         try:
@@ -94,7 +94,9 @@ class Architecture:
             names = list(record["edges"])
             graph.require(record["fingerprint"], record["space"], "this architecture")
         except (json.JSONDecodeError, TypeError, KeyError) as error:
-            raise ValueError(f"this is no architecture as `to_json` writes it: {error!r}") from None
+            raise ValueError(
+                f"this is not an architecture written by `to_json`: {error!r}"
+            ) from None
         found = cls(graph, tuple(sorted({graph.index(name) for name in names})))
         dead = found.mask & ~graph.reachable(found.mask)
         if dead.any() or len(found.kept) != len(names):
@@ -107,7 +109,7 @@ class Architecture:
         """The kept part as a networkx multigraph; edge keys are edge names."""
         return self.graph.to_networkx(self.mask)
 
-    # ---------------------------------------------------------------- taking it home
+    # ---------------------------------------------------------------- export
 
     def extract(
         self, supernet: SuperNetwork, recalibrate: Iterable[Tensor | tuple] | None = None
@@ -117,7 +119,7 @@ class Architecture:
         Args:
             supernet: whose graph this architecture belongs to. It is left untouched.
             recalibrate: batches `x` or `(x, y)`. Batch-norm statistics gathered while many
-                architectures shared a module mislead a single one of them; when given, they are
+                architectures shared a module do not fit a single one of them; when given, they are
                 re-estimated on these batches, see `recalibrate_batch_norm`.
 
         Raises:
@@ -127,7 +129,7 @@ class Architecture:
         if self.is_empty:
             raise ValueError("an architecture without a path from source to sink has no network")
         net = _trace(supernet, self.kept)
-        net.training = supernet.training  # the modules keep the modes they have
+        net.training = supernet.training  # the copied modules have their modes already
         if recalibrate is not None:
             recalibrate_batch_norm(net, recalibrate)
         return net

@@ -27,7 +27,7 @@ class EdgeInfo:
     source: str
     target: str
     kind: str = ""  # what a drawing colours by: "conv", "shortcut", "down", "up", ...
-    module: str = ""  # short description of the module, for people
+    module: str = ""  # short description of the module, for readers
     macs: int | None = None  # multiply-adds for one example; None when no input shape was given
     params: int = 0
 
@@ -151,28 +151,17 @@ class Graph:
 
     def to_dict(self) -> dict:
         """Plain lists and numbers that `from_dict` reads back; holds no modules."""
-        return {
-            "name": self.name,
-            "source": self.source,
-            "sink": self.sink,
-            "edges": [vars(edge) for edge in self.edges],
-            "positions": self._positions,
-            "shapes": {node: list(shape) for node, shape in self.shapes.items()},
-            "node_ops": self.node_ops,
-        }
+        edges = [vars(edge) for edge in self.edges]
+        shapes = {node: list(shape) for node, shape in self.shapes.items()}
+        same = {key: getattr(self, key) for key in ("name", "source", "sink", "node_ops")}
+        return same | {"edges": edges, "positions": self._positions, "shapes": shapes}
 
     @classmethod
     def from_dict(cls, record: Mapping) -> Graph:
         """The graph that `to_dict` described."""
-        return cls(
-            [EdgeInfo(**edge) for edge in record["edges"]],
-            record["source"],
-            record["sink"],
-            name=record["name"],
-            positions=record["positions"],
-            shapes={node: tuple(shape) for node, shape in record["shapes"].items()},
-            node_ops=record.get("node_ops"),
-        )
+        edges = [EdgeInfo(**edge) for edge in record["edges"]]
+        shapes = {node: tuple(shape) for node, shape in record["shapes"].items()}
+        return cls(**{**record, "edges": edges, "shapes": shapes})
 
     def to_networkx(self, mask: Tensor | None = None) -> nx.MultiDiGraph:
         """The graph, or the part of it that `mask` `[E]` keeps, as a networkx multigraph."""
@@ -269,15 +258,9 @@ def _validated_order(edges: Sequence[EdgeInfo], source: str, sink: str) -> tuple
         nodes = " → ".join([*cycle, cycle[0]])
         raise ValueError(f"a super-network has no cycles, but these nodes form one: {nodes}")
     # With one source, one sink and no cycle every edge lies on a path between them.
-    starts = [node for node in graph if not graph.in_degree(node)]
-    ends = [node for node in graph if not graph.out_degree(node)]
-    if starts != [source]:
-        extra = [node for node in starts if node != source] or starts
-        raise ValueError(f"only the source {source!r} may lack incoming edges, but so do {extra}")
-    if ends != [sink]:
-        extra = [node for node in ends if node != sink] or ends
-        raise ValueError(
-            f"dead edges: only the sink {sink!r} may lack outgoing edges, but so do {extra}"
-        )
+    if starts := [n for n in graph if n != source and not graph.in_degree(n)]:
+        raise ValueError(f"only the source {source!r} may lack incoming edges, but so do {starts}")
+    if ends := [n for n in graph if n != sink and not graph.out_degree(n)]:
+        raise ValueError(f"dead edges: only the sink {sink!r} may lack outgoing edges, not {ends}")
     first_seen = {node: i for i, node in enumerate(graph)}
     return tuple(nx.lexicographical_topological_sort(graph, key=first_seen.__getitem__))

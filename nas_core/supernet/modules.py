@@ -1,4 +1,4 @@
-"""One module at a time: counting it, describing it, calling it with guards, copying it."""
+"""One module at a time: count it, describe it, call it with checks, copy it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def count_macs(
 
 
 def describe(module: nn.Module) -> str:
-    """One line for people and fingerprints, e.g. `Conv2d(3, 16, 3×3, stride 2) · BatchNorm2d`."""
+    """One line for readers and fingerprints, e.g. `Conv2d(3, 16, 3×3, stride 2) · BatchNorm2d`."""
     parts = []
     for m in module.modules():
         if isinstance(m, nn.modules.conv._ConvNd):
@@ -86,7 +86,7 @@ def example_input(module: nn.Module, shape: tuple[int, ...], rows: int = 1) -> T
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """All of `module` in evaluation mode; the mode of every part comes back after."""
+    """All of `module` in evaluation mode; afterwards every part has its old mode again."""
     modes = [(m, m.training) for m in module.modules()]
     module.eval()
     try:
@@ -97,11 +97,10 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def call(module: Callable[[Tensor], Any], x: Tensor, what: str) -> Tensor:
-    """`module(x)` with the guards of every edge and every node of a super-network.
+    """`module(x)` with the checks of every edge and every node of a super-network.
 
-    A single row has no batch statistics worth the name, so batch norm in training mode uses its
-    running statistics for it. (With 1×1 maps it would even raise an error, and one unlucky
-    sample would end a training.)
+    One row is too little for batch statistics, so batch norm in training mode uses its running
+    statistics for it. (With 1×1 maps it would raise an error and end the training.)
 
     Args:
         what: the name of the module in error messages.

@@ -16,7 +16,7 @@ from nas_core.supernet.rows import gather_rows, sum_rows
 
 
 class Edge(NamedTuple):
-    """An edge on its way into a `SuperNetwork`; `(source, target, module)` is enough."""
+    """An edge as `SuperNetwork` takes it; `(source, target, module)` is enough."""
 
     source: Any
     target: Any

@@ -1,8 +1,8 @@
 """Moving rows between nodes: differentiable gather and scatter-sum with one buffer per node.
 
 Autograd's own `index_select` allocates and zero-fills a full gradient for *every* consumer of a
-node; these two functions use one buffer for all of them, which is what makes a sampled
-super-network cheaper than the full one also where shares are high.
+node; these two functions use one buffer for all of them. Otherwise a sampled super-network that
+keeps most edges would be slower than the full one.
 """
 
 from __future__ import annotations

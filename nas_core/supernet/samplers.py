@@ -34,7 +34,7 @@ def bernoulli_log_prob(logits: Tensor, mask: Tensor, drawn: Tensor) -> Tensor:
 
 
 class _Sampler(nn.Module):
-    """A logit per edge, `[E]`; each kind says what it draws and how that is scored."""
+    """A logit per edge, `[E]`; subclasses define what is drawn and its probability."""
 
     # (batch, generator) -> edges [B, E] drawn as if every node were connected
     _wanted: Callable[[int, torch.Generator | None], Tensor]
@@ -70,7 +70,7 @@ class _Sampler(nn.Module):
             e = int((~self.logits.isfinite()).nonzero()[0])
             raise ValueError(
                 f"the logit of edge {self.graph.edges[e].name} is {self.logits[e].item()}; logits "
-                "must be finite, ±20 is as good as certain"
+                "must be finite; ±20 already means (almost) certain"
             )
         return self.logits
 
@@ -179,11 +179,10 @@ class ChoiceSampler(_Sampler):
 
     def _impossible(self, mask: Tensor, drawn: Tensor) -> Tensor:
         free = drawn & ~self.membership.any(0)
-        per_group = self._count(mask)  # an active group has exactly one edge, unless it leads
-        active = self._count(drawn) > 0  # from an unconnected node
-        whole = self._count(drawn) == self.membership.sum(1)
-        wrong = (per_group > 1) | (active & whole & (per_group != 1))
-        return (free & ~mask).any(1) | wrong.any(1)
+        # A group keeps at most one edge; exactly one if all of its edges were drawn. (Of a group
+        # that was drawn in part, the chosen edge may be one that starts at an unconnected node.)
+        kept, whole = self._count(mask), self._count(drawn) == self.membership.sum(1)  # [B, G]
+        return (free & ~mask).any(1) | ((kept > 1) | (whole & (kept != 1))).any(1)
 
     def _count(self, mask: Tensor) -> Tensor:
         return mask.to(self.logits.dtype) @ self.membership.to(self.logits.dtype).T

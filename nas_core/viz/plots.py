@@ -163,12 +163,7 @@ def plot_history(
     return axes[0]
 
 
-def plot_radar(
-    scores: pd.DataFrame,
-    *,
-    ax: Axes | None = None,
-    title: str = "",
-) -> Axes:
+def plot_radar(scores: pd.DataFrame, *, ax: Axes | None = None, title: str = "") -> Axes:
     """Radar chart: one polygon per row, one spoke per column (thesis fig. 5.1).
 
     Args:

@@ -174,13 +174,13 @@ def test_extraction_keeps_the_mode_of_every_module():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{", "no architecture as"),
-        ("[]", "no architecture as"),
-        ('{"fingerprint": "FP", "space": "supernet"}', "no architecture as"),
+        ("{", "not an architecture written"),
+        ("[]", "not an architecture written"),
+        ('{"fingerprint": "FP", "space": "supernet"}', "not an architecture written"),
         ('{"fingerprint": "FP", "space": "s", "edges": ["x→a", "skip", "b→y", "c→b"]}', "no path"),
         ('{"fingerprint": "FP", "space": "s", "edges": ["x→a", "skip", "b→y", "b→y"]}', "twice"),
         ('{"fingerprint": "FP", "space": "s", "edges": ["nope"]}', "no edge called 'nope'"),
-        ('{"fingerprint": "FP", "space": "s", "edges": 3}', "no architecture as"),
+        ('{"fingerprint": "FP", "space": "s", "edges": 3}', "not an architecture written"),
         ('{"fingerprint": "0", "space": "s", "edges": []}', "belongs to the space 's' .0.*FP"),
     ],
 )  # fmt: skip
