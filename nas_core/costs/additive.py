@@ -168,16 +168,13 @@ def cloud_prices(
 
 
 def price(cost: Cost, mask: Tensor) -> Tensor:
-    """`cost(mask)` as float64 `[B]` on the CPU, refused unless it is one finite number per row.
+    """`cost(mask)` as float64 `[B]` on the CPU.
 
     Raises:
         ValueError: when the cost returns another shape, or a number that is not finite.
     """
     name = getattr(cost, "name", getattr(cost, "__name__", type(cost).__name__))
-    value = cost(mask)
-    if not isinstance(value, Tensor):
-        value = torch.as_tensor(value)
-    value = value.detach().to("cpu", torch.float64)
+    value = torch.as_tensor(cost(mask)).detach().to("cpu", torch.float64)
     if value.shape != mask.shape[:1]:
         raise ValueError(
             f"cost {name} returned shape {list(value.shape)} for {len(mask)} architectures; "

@@ -103,7 +103,7 @@ class Distributed:
         if self.allocation is not None:
             return [float(len(self.schedule(torch.from_numpy(row)))) for row in rows]
         present = self._ops.present(rows)
-        if self.n == 1:  # a single unit is never idle
+        if self.n == 1:  # a single unit is always busy
             return present[:, self._ops.takes_cycle].sum(1).astype(float).tolist()
         return [float(len(list_schedule(self._ops, row, self.n))) for row in present.tolist()]
 
@@ -152,7 +152,7 @@ def list_schedule(ops: _Operations, present: Sequence[bool], n: float) -> list[l
 
 
 def longest_first(operations: nx.DiGraph, n: float) -> list[list[str]]:
-    """An allocation: of the ready operations, those with the longest way to the output first."""
+    """An allocation: of the ready operations, those with the longest path to the output first."""
     level: dict[str, int] = {}
     for op in reversed(list(nx.topological_sort(operations))):
         level[op] = 1 + max((level[s] for s in operations.successors(op)), default=0)
@@ -173,7 +173,7 @@ def longest_first(operations: nx.DiGraph, n: float) -> list[list[str]]:
 
 
 def _checked(operations: nx.DiGraph, n: float, schedule: Schedule) -> list[list[str]]:
-    """The schedule, refused unless it runs everything once, in order, n at a time."""
+    """The schedule; ValueError unless it runs everything once, in order, n at a time."""
     cycle_of: dict[str, int] = {}
     for c, cycle in enumerate(schedule):
         if len(cycle) > n:
@@ -212,23 +212,17 @@ class _Operations:
             owner.extend([owner[-1] + 1 if owner else 0] * steps)
             return first, first + steps - 1
 
-        edge_ops = [
-            chain(edge.name, unit_ops(supernet.edge_modules[e]))
-            for e, edge in enumerate(graph.edges)
-        ]
-        node_ops = [
-            chain(f"sum {node}", unit_ops(supernet.node_op(v), node=True))
-            for v, node in enumerate(graph.nodes)
-        ]
-        for (first, last), a, b in zip(
-            edge_ops, graph.edge_sources, graph.edge_targets, strict=True
-        ):
+        on_edge = [unit_ops(module) for module in supernet.edge_modules]
+        at_node = [unit_ops(supernet.node_op(v), node=True) for v in range(len(graph.nodes))]
+        edge_ops = [chain(edge.name, on_edge[e]) for e, edge in enumerate(graph.edges)]
+        node_ops = [chain(f"sum {node}", at_node[v]) for v, node in enumerate(graph.nodes)]
+        self.ends = np.zeros((len(graph), len(graph.nodes)), dtype=np.float32)
+        for e, (a, b) in enumerate(zip(graph.edge_sources, graph.edge_targets, strict=True)):
+            first, last = edge_ops[e]
             self.successors[last].append(node_ops[b][0])
             self.successors[node_ops[a][1]].append(first)
+            self.ends[e, [a, b]] = 1
         self.owner = np.array(owner)
-        self.ends = np.zeros((len(graph), len(graph.nodes)), dtype=np.float32)
-        self.ends[np.arange(len(graph)), list(graph.edge_sources)] = 1
-        self.ends[np.arange(len(graph)), list(graph.edge_targets)] = 1
 
     def present(self, rows: np.ndarray) -> np.ndarray:
         """Operations that masks `[B, E]` need, `[B, O]`: kept edges and the nodes they touch."""

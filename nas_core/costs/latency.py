@@ -111,7 +111,7 @@ class LatencyTable:
         Args:
             graph: of the space that the table was made for.
             device: refuse the table unless it was measured on this device with as many threads.
-                None takes the table of any device (a phone, say, that the search does not run on).
+                None accepts the table of any device, for example of a phone.
 
         Raises:
             ValueError: when the table was made for another space or device, or lacks an edge.
@@ -166,11 +166,11 @@ def latency_table(
 
 
 def check_table(table: LatencyTable, measured: Latency, masks: Tensor) -> LatencyTable:
-    """The table scaled to whole networks, with the error that is left.
+    """The table scaled to whole networks, with the remaining error.
 
-    Edges measured alone miss what comes with a network (additions, colder caches, other work on
-    the device). Half of the networks give one factor for all of it, the median of measurement /
-    sum; the other half give the error.
+    Edges measured alone miss the overhead of a network (additions, cold caches, other work on the
+    device). Half of the networks give one factor for it, the median of measurement / sum; the other
+    half give the error.
 
     Args:
         measured: under the conditions of the table (device, threads, batch size, dtype, torch).
@@ -204,7 +204,7 @@ def check_table(table: LatencyTable, measured: Latency, masks: Tensor) -> Latenc
 
 
 def _input(supernet: SuperNetwork, node: str, rows: int) -> Tensor:
-    """Normal noise as it arrives at a node, `[rows, …]`; leaves the global generator alone."""
+    """Normal noise of the shape at a node, `[rows, …]`; the global generator is not used."""
     like = example_input(supernet, supernet.graph.shapes[node], rows)
     noise = torch.randn(like.shape, generator=torch.Generator().manual_seed(0), device="cpu")
     return noise.to(like)

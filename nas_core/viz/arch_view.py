@@ -1,8 +1,8 @@
 """ArchView: the live graph of sampled architectures, in notebooks with and without a kernel.
 
 Python sends the picture once (`_spec`: geometry, modules, all frames as bytes) and the page works
-without Python from then on. What a reader toggles comes back as `mask`; Python then computes the
-cost with the real cost object.
+without Python from then on. The edges that a reader switches come back as `mask`; Python then
+computes the cost with the real cost object.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class ArchView(View):
             raise ValueError(f"{len(frame_names)} frame_names for {len(self.frames)} frames")
         self._generator = torch.Generator().manual_seed(0)
         self._spec = self._make_spec()
-        # before the widget opens, so that it opens with everything
+        # set before the widget opens, so that its first state is complete
         self.frame = len(self.frames) - 1 if frame is None else frame
         self.mask = self._modes[self.frame] if mask is None else mask
         super().__init__(**self._identity())
@@ -241,7 +241,7 @@ class ArchView(View):
             full, *costs = price(cost, masks).tolist()
             spec |= {"cost_name": self._cost_name, "unit": getattr(cost, "unit", ""),
                      "full": full, "costs": costs}  # fmt: skip
-            # the page can add up a cost that is nothing but the sum over the edges
+            # the page itself can add up a cost that is a plain sum over the edges
             if isinstance(cost, AdditiveCost) and type(cost).__call__ is AdditiveCost.__call__:
                 spec["table"] = cost.per_edge.tolist()
         return json.loads(json.dumps(spec, default=list))

@@ -1,4 +1,4 @@
-"""Where everything goes: one geometry for the matplotlib drawing and the interactive view.
+"""Layout: one geometry for the matplotlib drawing and the interactive view.
 
 Coordinates are pixels from the top left corner; `Graph.positions` has y growing upwards.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nas_core.supernet import Graph
 
-# After Okabe and Ito, and lighter twins for dark pages; apart also for colour-blind eyes (tested).
+# After Okabe and Ito, and lighter twins for dark pages; colour-blind readers can tell them apart.
 PALETTE = ("#0072B2", "#D07C00", "#009E73", "#C03A00", "#B8578F", "#3E9BD6", "#474747")
 DARK_PALETTE = ("#4FA3E3", "#F5B93A", "#2FC79A", "#FF7F45", "#EFA0CD", "#B3E3FF", "#8A8A8A")
 _PREFERRED = {
@@ -48,7 +48,7 @@ class EdgeShape(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """Everything that a renderer needs besides probabilities and masks."""
+    """What a renderer needs besides probabilities and masks."""
 
     width: float
     height: float
@@ -99,10 +99,7 @@ def scene(graph: Graph) -> Scene:
 
 def _pixels(graph: Graph) -> tuple[np.ndarray, np.ndarray]:
     """Pixel positions `[N, 2]`, and the smallest distance of neighbours along x and y."""
-    given = graph.positions
-    if missing := [node for node in graph.nodes if node not in given]:
-        raise ValueError(f"{graph.name}: no position for {missing}; give all nodes one or none")
-    raw = np.array([given[node] for node in graph.nodes], dtype=float) * (1, -1)
+    raw = np.array([graph.positions[node] for node in graph.nodes], dtype=float) * (1, -1)
     if not np.isfinite(raw).all():
         raise ValueError(f"{graph.name}: positions must be finite numbers")
     scale, pitch = np.ones(2), np.ones(2)
@@ -139,7 +136,7 @@ def _boxes(graph: Graph, pitch: np.ndarray) -> tuple[list[str], np.ndarray]:
 
 
 def _basis(t: np.ndarray) -> np.ndarray:
-    """What the four control points of a cubic Bézier curve weigh at `t` `[n]`: `[n, 4]`."""
+    """Weights `[n, 4]` of the four control points of a cubic Bézier curve at `t` `[n]`."""
     return np.stack([(1 - t) ** 3, 3 * (1 - t) ** 2 * t, 3 * (1 - t) * t**2, t**3], -1)
 
 
@@ -166,8 +163,8 @@ def _bow(a: np.ndarray, b: np.ndarray, offset: np.ndarray) -> np.ndarray:
 def _route(graph: Graph, centres: np.ndarray, halves: np.ndarray) -> list[np.ndarray]:
     """Curves between centres: as straight as possible, clear of other nodes and earlier edges.
 
-    Short edges choose first. Where a curve runs is marked on a raster, so that the next one sees
-    at once on how much of its way it would lie on top of another.
+    Short edges are routed first. Each curve is marked on a raster, which shows how much of a later
+    curve would lie on top of it.
     """
     twins = defaultdict(list)
     for e, pair in enumerate(zip(graph.edge_sources, graph.edge_targets, strict=True)):
@@ -211,7 +208,7 @@ def _route(graph: Graph, centres: np.ndarray, halves: np.ndarray) -> list[np.nda
 def _finish(
     curve: np.ndarray, leave: np.ndarray, arrive: np.ndarray, shift: np.ndarray, n: int = 401
 ) -> EdgeShape:
-    """Cut the curve at the borders of its two nodes, put the arrow head on, move all by `shift`."""
+    """Cut the curve at the borders of its two nodes, add the arrow head, move all by `shift`."""
     curve = curve + shift
     p = _weights(n) @ curve
 
@@ -228,7 +225,7 @@ def _finish(
     side = np.array([-direction[1], direction[0]])
     base = p[tip] - 7.5 * direction
     head = (p[tip], base + 3.8 * side, base - 3.8 * side)
-    # the control points of a part: those whose curve has the part's points
+    # the control points of a part are those whose curve passes through the part's points
     ends = np.linspace(first, last, 4) / (n - 1)
     part = np.linalg.solve(_weights(4), _basis(ends) @ curve)
     middle = p[first + (last - first) * 2 // 5]
@@ -260,15 +257,13 @@ def check_probabilities(graph: Graph, values: Any) -> Tensor:
             f"probabilities of shape {list(p.shape)} do not fit {graph.name}: "
             f"expected [{len(graph)}]"
         )
-    if not bool(((p >= 0) & (p <= 1)).all()):
+    if not ((p >= 0) & (p <= 1)).all():
         raise ValueError(f"probabilities lie in [0, 1], got {p.min():.3g} … {p.max():.3g}")
     return p
 
 
 def short(value: float, unit: str = "") -> str:
     """40551168 → "40.6 M": three digits and a prefix, as on the page."""
-    scale, prefix = next(
-        (s for s in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")) if abs(value) >= s[0]),
-        (1.0, ""),
-    )
+    prefixes = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+    scale, prefix = next((s for s in prefixes if abs(value) >= s[0]), (1.0, ""))
     return f"{value / scale:.3g} {prefix}{' ' if prefix and unit else ''}{unit}".strip()

@@ -1,4 +1,4 @@
-"""How a view reaches the page: as a widget, without a kernel, and as a still picture.
+"""How a view gets into a page: as a widget, without a kernel, and as a still picture.
 
 A view is a class with traits (`_spec`: what never changes; `frame`, …) and a `figure`. It becomes
 an `anywidget.AnyWidget` where anywidget is installed, else its still picture with a slider.
@@ -39,7 +39,7 @@ def code(name: str) -> dict[str, str]:
     colours = ["".join(f"--k{i}:{c};" for i, c in enumerate(p)) for p in (PALETTE, DARK_PALETTE)]
     esm = (_HERE / "page.js").read_text("utf-8") + (_HERE / f"{name}.js").read_text("utf-8")
     return {
-        "esm": re.sub(r"^ *(//|/\*\*).*\n", "", esm, flags=re.M),  # comments stay with the sources
+        "esm": re.sub(r"^ *(//|/\*\*).*\n", "", esm, flags=re.M),  # without comments
         "css": f".nas-view{{{colours[0]}}} {_DARK_PAGE} .nas-view{{{colours[1]}}}\n"
         + (_HERE / "page.css").read_text("utf-8"),
     }
@@ -70,7 +70,7 @@ class View(t.HasTraits):
             return self._draw(note)  # type: ignore[attr-defined]
 
     def _identity(self) -> dict[str, Any]:
-        """A model id that follows from the content: running a notebook again changes nothing."""
+        """A model id that follows from the content: running a notebook again gives the same id."""
         content = json.dumps([type(self).__name__, self._spec], sort_keys=True)
         digest = hashlib.sha256(content.encode()).hexdigest()[:24]
         _ids[digest] += 1
@@ -89,17 +89,14 @@ class View(t.HasTraits):
 
 
 def live(name: str, *traits: str) -> Any:
-    """Class decorator: a `View` becomes a widget whose page is the module `name`.
+    """Class decorator: a `View` becomes a widget that is shown by the module `name`.
 
     Args:
-        traits: what the page reads besides `_spec` and `frame`.
+        traits: the traits that the page reads besides `_spec` and `frame`.
     """
 
-    return lambda core: type(
-        core.__name__,
-        (core, _anywidget(name, traits) if anywidget else _plain()),
-        {"__doc__": core.__doc__},
-    )
+    widget = _anywidget(name, traits) if anywidget else _plain()
+    return lambda core: type(core.__name__, (core, widget), {"__doc__": core.__doc__})
 
 
 def _anywidget(name: str, traits: tuple[str, ...]) -> type:

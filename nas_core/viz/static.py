@@ -23,7 +23,6 @@ from nas_core.viz.geometry import PALETTE, Scene, check_probabilities, graph_of,
 plain_text = partial(rc_context, {"text.parse_math": False})
 _INK, _FAINT, _SOFT = "#333333", "#BDBDBD", "#757575"
 
-
 # Per state of an edge: colour, width, opacity, dashes and height in the stack.
 _STATES: dict[str, Any] = {
     "off": ("#BDBDBD", 1.1, 1.0, (0, (3, 3)), 1),
@@ -105,10 +104,8 @@ def draw_architecture(
     kinds, columns, _ = _legend(s)
     if legend and kinds:
         handles = [Line2D([], [], color=colour, lw=2.2, label=kind) for kind, colour in kinds]
-        ax.legend(
-            handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=columns,
-            frameon=False, fontsize=8,
-        )  # fmt: skip
+        ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=columns,
+                  frameon=False, fontsize=8)  # fmt: skip
     ax.set(xlim=(0, s.width), ylim=(s.height, 0), aspect="equal")
     ax.set_axis_off()
     ax.title.set_parse_math(False)  # made together with the axes
@@ -126,7 +123,7 @@ def architecture_figure(
     note: str = "",
     **kwargs: Any,
 ) -> Figure:
-    """`draw_architecture` in a figure of fitting size (never shown by itself, no pyplot state).
+    """`draw_architecture` in a figure of fitting size (not shown automatically, no pyplot state).
 
     Args:
         title: one or several lines.
@@ -143,7 +140,7 @@ def architecture_figure(
     figure = Figure(figsize=(width, height))
     ax = figure.add_axes((left / width, below / height, wide / width, s.height / 100 / height))
     draw_architecture(ax, graph, *args, title=title, legend=legend, **kwargs)
-    ax.title.set_y(1.0)  # the place that was left for it, whatever else there is
+    ax.title.set_y(1.0)  # in the space reserved for it
     figure.text(0.99, 0.04 / height, note, fontsize=6.5, color=_SOFT, ha="right")
     return figure
 

@@ -1,4 +1,4 @@
-"""A stream under a cursor: waveform, posteriors, detections and cost, step by step."""
+"""A stream with a cursor: waveform, posteriors, detections and cost, step by step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nas_core.viz.page import View, anywidget, live
 
 @live("stream_panel")
 class StreamPanel(View):
-    """Scrub through a recording.
+    """Move through a recording.
 
     Args:
         audio: float32 `[n]`.
@@ -26,7 +26,7 @@ class StreamPanel(View):
         times_ms: `[T]`, start of each window of one second.
         macs: `[T]`, multiply-adds of each step.
         classes: `[C]` names.
-        truth, found: pairs (word, ms), what was said and what was detected.
+        truth, found: pairs (word, ms), the spoken and the detected words.
         player: with an audio player (adds the recording to the notebook).
         view: an `ArchView` with one frame per step, which then moves with the panel. Its cost is
             shown beside `macs`, which may also count a controller.
