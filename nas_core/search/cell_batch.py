@@ -44,9 +44,8 @@ class CellBatch(nn.Module):
                 "cells trained side by side need an operation on every edge and rectified nodes: "
                 f"{space}, {self.cells[0]}"
             )
-        modules = {
-            edge.name: supernet.edge_modules[e] for e, edge in enumerate(supernet.graph.edges)
-        }
+        names = [edge.name for edge in supernet.graph.edges]
+        modules = dict(zip(names, supernet.edge_modules, strict=True))
         self.stem = _Convolution([modules["stem"]] * k, groups=1, stride=2)
         linear = next(m for m in modules["head"].modules() if isinstance(m, nn.Linear))
         self.weight = nn.Parameter(linear.weight.detach().repeat(k, 1, 1))  # [K, classes, C]
@@ -76,8 +75,8 @@ class CellBatch(nn.Module):
 class _EdgeOperations(nn.Module):
     """One edge i→j of all cells: `[B, K, C, H, W]` → the same, each cell by its own operation.
 
-    Cells are brought into the order of their operations, which costs a copy each way; cells that
-    come sorted by their first edges are only sliced there.
+    Cells are sorted by their operation, which costs a copy each way; where they are sorted already,
+    slices are enough.
     """
 
     there: Tensor
@@ -113,7 +112,7 @@ class _EdgeOperations(nn.Module):
 
 
 class _Permute(torch.autograd.Function):
-    """`x[:, order]`; knowing the inverse, its gradient is a copy and not a sum into zeros."""
+    """`x[:, order]`; with the inverse known, its gradient is a copy instead of a sum."""
 
     @staticmethod
     def forward(ctx, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
@@ -192,7 +191,7 @@ def train_cells(
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
         logits = _logits(net, x)
-        # Sum over cells: no cell's gradient depends on what is trained beside it.
+        # Sum over cells: the gradient of a cell does not depend on the other cells.
         each = y.repeat_interleave(logits.shape[1])  # [B·K]
         return F.cross_entropy(logits.flatten(0, 1), each, reduction="sum") / len(y)
 
@@ -246,7 +245,7 @@ def initial_network(seed: int) -> SuperNetwork:
 
 
 def train_alone(cell: Cell, seed: int) -> dict[str, Tensor]:
-    """One cell as a plain module, by the recipe of the table: what the table is checked against."""
+    """One cell as a plain module, by the recipe of the table, to check the table."""
     supernet = initial_network(seed)
     net = DIGIT_CELLS.architecture(supernet, cell).extract(supernet)
     return train_cells(net, *table_data(), CellTraining(), seed=seed)

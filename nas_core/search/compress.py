@@ -1,4 +1,4 @@
-"""The three classics of making a *given* network smaller (thesis section 2.3)."""
+"""Three classical ways to make a *given* network smaller (thesis section 2.3)."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_core.spaces.cells import Cell, CellSpace
-from nas_core.supernet import SuperNetwork, recalibrate_batch_norm
+from nas_core.supernet import SuperNetwork
 from nas_core.training import TensorData, accuracy, descend, make_optimizer, train_epoch
 
 
@@ -41,7 +41,7 @@ def differentiable_search(
 ) -> OneShot:
     """First-order DARTS, or its Gumbel-softmax variant: α by Adam, weights by SGD, in turn.
 
-    Half of `train` moves the weights, the other half α. At the end every edge keeps the
+    Half of `train` updates the weights, the other half α. At the end every edge keeps the
     operation with the largest α.
 
     Args:
@@ -134,21 +134,5 @@ def shared_accuracies(
 ) -> list[float]:
     """Accuracy of each cell with the shared weights, its batch norm re-estimated on `train`."""
     calibration = list(train.batches(128, seed=0, shuffle=False))
-    accuracies = []
-    for cell in cells:
-        masked = _Masked(supernet, space.mask(supernet, cell))
-        recalibrate_batch_norm(masked, calibration)
-        accuracies.append(accuracy(masked, held_out))
-    supernet.eval()
-    return accuracies
-
-
-class _Masked(nn.Module):
-    """One architecture of a super-network as a module."""
-
-    def __init__(self, net: SuperNetwork, mask: Tensor):
-        super().__init__()
-        self.net, self.mask = net, mask
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x, self.mask)
+    architectures = [space.architecture(supernet, cell) for cell in cells]
+    return [accuracy(a.extract(supernet, calibration), held_out) for a in architectures]

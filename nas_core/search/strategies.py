@@ -1,8 +1,8 @@
-"""Black-box strategies on a table: each asks for trainings until its budget of epochs is spent.
+"""Black-box strategies on a table: each requests trainings until its budget is spent.
 
 A strategy is `strategy(problem, seed)`; it calls `problem.train(cell, epochs)` and is stopped by
-`BudgetSpent`. What is taught is written out here; random search, TPE, Hyperband and NSGA-II are
-Optuna's (`optuna_search`).
+`BudgetSpent`. The methods that the book teaches are written out; TPE and Hyperband come from Optuna
+(`optuna_search`).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from nas_core.training import descend
 
 
 class BudgetSpent(Exception):
-    """The epochs that a search was given are used up."""
+    """The search has used all of its epochs."""
 
 
 class Problem:
     """A table as a search sees it: validation accuracy of *one* training of a cell.
 
-    What a search finds is judged by trainings that it has not seen: the mean over the seeds of the
-    cell other than the one that was seen. (A table with one seed judges by that one.)
+    The cell that a search finds is judged by trainings that the search has not seen: the mean over
+    the other seeds of the cell. (A table with one seed judges by that one.)
 
     Args:
         table: the truth.
@@ -62,9 +62,8 @@ class Problem:
     def _judged(self, split: str) -> np.ndarray:
         values = self.table.seedwise(split)  # [N, seeds]
         seen = self.seen[:, None] == np.arange(self.table.seeds)
-        return np.where(seen & (self.table.seeds > 1), 0, values).sum(1) / max(
-            1, values.shape[1] - 1
-        )
+        others = np.where(seen & (self.table.seeds > 1), 0, values)
+        return others.sum(1) / max(1, values.shape[1] - 1)
 
     def score(self, cell: Cell, split: str = "val") -> float:
         """Mean accuracy over the seeds that the search does not see."""
@@ -89,7 +88,7 @@ class Problem:
     def train(self, cell: Cell, epochs: int | None = None) -> float:
         """Validation accuracy after `epochs` (default: a full training); 0 if not affordable.
 
-        Training a cell further costs the missing epochs only; a repeated question costs one epoch,
+        Training a cell further costs the missing epochs only; a repeated request costs one epoch,
         so that every search ends.
         """
         self.thinking += time.thread_time() - self._since
@@ -122,7 +121,7 @@ def run_search(strategy: Strategy, problem: Problem, seed: int) -> pd.DataFrame:
     """Let a strategy spend the budget.
 
     Returns:
-        A row per question: `epochs` spent so far, the `seconds` that training them takes and
+        A row per request: `epochs` spent so far, the `seconds` that training them takes and
         those of the strategy itself (`thinking`, processor time), `cell`, `for` (its epochs),
         `val`, and the incumbent (the best validated of those trained longest): `incumbent`,
         its `regret` (how far its validation accuracy lies below that of the best affordable
@@ -158,16 +157,13 @@ def regret_at(run: pd.DataFrame, at: np.ndarray, clock: str = "epochs") -> np.nd
 
 
 def grid_search(problem: Problem, seed: int = 0) -> None:
-    """All combinations in the order of counting: the last edges vary, the first stay the same."""
+    """All combinations in the order of counting: the last edges vary first."""
     for cell in problem.space:
         problem.train(cell)
 
 
 def largest_first(problem: Problem, seed: int = 0) -> None:
-    """The control without a search: the affordable cells from the largest down, by multiply-adds.
-
-    Its first training is "train the largest that fits".
-    """
+    """The control without a search: affordable cells, the one with most multiply-adds first."""
     for row in np.argsort(-problem.table.about.macs.to_numpy(), kind="stable"):
         if problem.affordable(cell := problem.table.cells[row]):
             problem.train(cell)
@@ -181,7 +177,7 @@ def random_search(problem: Problem, seed: int = 0) -> None:
 
 
 def successive_halving(problem: Problem, seed: int = 0, start: int = 16) -> None:
-    """Train many a little, keep the better half, train those on; then the next bracket."""
+    """Train many cells briefly, train the better half further, …; then start the next bracket."""
     rng = random.Random(seed)
     while True:
         cells = [problem.random_cell(rng) for _ in range(start)]
@@ -191,7 +187,7 @@ def successive_halving(problem: Problem, seed: int = 0, start: int = 16) -> None
 
 
 def evolution(problem: Problem, seed: int = 0, population: int = 16, sample: int = 5) -> None:
-    """Regularised evolution: the best of a random sample has a mutated child; the oldest goes."""
+    """Regularised evolution: mutate the best of a random sample, remove the oldest."""
     rng = random.Random(seed)
     alive: deque[tuple[float, Cell]] = deque()
     while True:
@@ -217,25 +213,21 @@ def expected_improvement(mean: np.ndarray, std: np.ndarray, best: float) -> np.n
 
 
 def gaussian_process(
-    seen: np.ndarray,
-    values: np.ndarray,
-    ask: np.ndarray,
-    *,
-    length: float = 2.0,
-    noise: float = 0.1,
+    seen: np.ndarray, values: np.ndarray, ask: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Posterior mean and deviation at `ask` given `values` at `seen`; inputs are cells `[n, 6]`.
 
-    The kernel is exp(−d/length) of the number d of edges that differ; values are standardised.
+    The kernel is exp(−d/2) of the number d of edges that differ; values are standardised and have
+    noise of variance 0.1.
     """
 
     def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.exp(-(a[:, None] != b[None]).sum(2) / length)
+        return np.exp(-(a[:, None] != b[None]).sum(2) / 2)
 
     centre, scale = values.mean(), values.std() + 1e-9
     across = kernel(seen, ask)
     solved = np.linalg.solve(
-        kernel(seen, seen) + noise * np.eye(len(seen)),
+        kernel(seen, seen) + 0.1 * np.eye(len(seen)),
         np.column_stack([(values - centre) / scale, across]),
     )
     mean = across.T @ solved[:, 0]
@@ -246,7 +238,7 @@ def gaussian_process(
 def bayesian_optimisation(
     problem: Problem, seed: int = 0, warm_up: int = 8, candidates: int = 256
 ) -> None:
-    """Fit a Gaussian process to what is known, train where the expected improvement is largest."""
+    """Fit a Gaussian process to the results, train where the expected improvement is largest."""
     rng = random.Random(seed)
     seen: dict[Cell, float] = {}
     while True:
@@ -337,7 +329,7 @@ def optuna_search(
     pruner: Callable[[], Any] | None = None,
     storage: str | None = None,
 ) -> Strategy:
-    """A strategy out of one of Optuna's samplers, e.g. `lambda seed: TPESampler(seed=seed)`.
+    """A strategy made of one of Optuna's samplers, e.g. `lambda seed: TPESampler(seed=seed)`.
 
     With a pruner (Hyperband) a trial reports after each of the table's epochs and may be stopped.
     A study in `storage`, e.g. `sqlite:///study.db`, can be looked at with `optuna-dashboard`; it
@@ -361,7 +353,7 @@ def optuna_search(
                 try:
                     value = problem.train(cell, epochs)
                 except BudgetSpent:
-                    study.tell(trial, state=optuna.trial.TrialState.FAIL)  # else it runs for ever
+                    study.tell(trial, state=optuna.trial.TrialState.FAIL)  # else it stays "running"
                     raise
                 trial.report(value, epochs)
                 if pruner and trial.should_prune():
@@ -374,13 +366,13 @@ def optuna_search(
 
 
 def suggest_cell(trial: Any, space: CellSpace) -> Cell:
-    """A cell out of an Optuna trial: one categorical parameter per edge."""
+    """A cell from an Optuna trial: one categorical parameter per edge."""
     ops = range(len(space.ops))
     return tuple(trial.suggest_categorical(f"{i}→{j}", ops) for i, j in space.edges)
 
 
 def tpe(seed: int) -> Any:
-    """Optuna's TPE with every argument that matters given: its versions 4 and 5 differ in them."""
+    """Optuna's TPE with explicit arguments, because the defaults of versions 4 and 5 differ."""
     import optuna
 
     return optuna.samplers.TPESampler(
@@ -393,6 +385,9 @@ def named() -> dict[str, Strategy]:
     """The strategies of chapter 01 by name, and the control that does not search."""
     import optuna
 
+    def hyperband() -> Any:
+        return optuna.pruners.HyperbandPruner(1, "auto", reduction_factor=2, bootstrap_count=0)
+
     return {
         "grid": grid_search,
         "random": random_search,
@@ -400,10 +395,7 @@ def named() -> dict[str, Strategy]:
         "TPE": optuna_search(tpe),
         "halving": successive_halving,
         "Hyperband": optuna_search(
-            lambda seed: optuna.samplers.RandomSampler(seed=seed),
-            lambda: optuna.pruners.HyperbandPruner(
-                min_resource=1, max_resource="auto", reduction_factor=2, bootstrap_count=0
-            ),
+            lambda seed: optuna.samplers.RandomSampler(seed=seed), hyperband
         ),
         "evolution": evolution,
         "controller": policy_search,

@@ -1,7 +1,7 @@
 """Many trials, one table: `sweep(fn, configs)` on processes of this machine or on a Ray cluster.
 
-Every finished trial is in a SQLite file before the next one starts, so whatever stops a sweep
-(Ctrl-C, a crash, a lost node) costs the trials in flight and no others; the same call continues it.
+Every finished trial is in a SQLite file before the next one starts. When a sweep stops (Ctrl-C, a
+crash, a lost node), only the trials in progress are lost; the same call continues it.
 `map_trials` is the plain map for a grid inside one trial.
 """
 
@@ -44,7 +44,7 @@ Submit = Callable[[dict[str, Any]], Future]  # starts a trial; the answer is `ru
 
 
 class SweepError(ValueError):
-    """A sweep that cannot start as asked: wrong input, a store of another one, no cluster."""
+    """A sweep that cannot start: wrong input, a store of another sweep, no cluster."""
 
 
 def grid(**axes: Iterable[Any]) -> list[dict[str, Any]]:
@@ -81,7 +81,7 @@ def sweep(
             local engine does not assign GPUs and refuses them.
         address: of the Ray cluster; None: the environment's `RAY_ADDRESS`, else this machine's.
         version: what the store calls the code of `fn`; by default a digest (see `code_version`).
-            The same text after an edit says that the old results still hold.
+            Give the same text after an edit if the old results are still valid.
         progress: show a progress bar.
 
     Returns:
@@ -104,16 +104,14 @@ def sweep(
     trials, payload = _keyed(configs), _pickled(fn)
     what = inspect.unwrap(fn)
     what = what.func if isinstance(what, functools.partial) else what
-    name = (
-        f"{getattr(what, '__module__', '?')}.{getattr(what, '__qualname__', type(what).__name__)}"
-    )
+    qualified = getattr(what, "__qualname__", type(what).__name__)
+    name = f"{getattr(what, '__module__', '?')}.{qualified}"
     code = code_version(fn) if version is None else version
     interrupted = False
     with closing(_open_store(store, f"{name} (code {code})" if code else name)) as db:
-        with db:  # write down what is planned
-            plan = [(key, json.dumps(config)) for key, config in trials.items()]
+        with db:
             new = "INSERT OR IGNORE INTO trials (key, config, status) VALUES (?, ?, 'pending')"
-            db.executemany(new, plan)
+            db.executemany(new, [(key, json.dumps(config)) for key, config in trials.items()])
         done = {key for (key,) in db.execute("SELECT key FROM trials WHERE status = 'done'")}
         todo = [(key, config) for key, config in trials.items() if key not in done]
         if engine == "ray" and todo:
@@ -144,8 +142,8 @@ def map_trials(
 
     Args:
         processes: 1 computes here. The processes are kept for the next call.
-        keep: exceptions that are a result: an item whose call raises one of them has it in its
-            place, and the other items go on. Any other exception ends the map.
+        keep: exceptions that count as results: the list holds the exception of an item whose call
+            raises one, and the other items go on. Any other exception ends the map.
     """
 
     def call(item: Any, parent: int | None = None) -> Any:
@@ -244,9 +242,8 @@ def code_version(fn: Callable) -> str:
         if isinstance(x, Mapping | list | tuple):
             return [of(v) for v in (x.items() if isinstance(x, Mapping) else x)]
         try:
-            return json.loads(
-                json.dumps(plain(asdict(x) if is_dataclass(x) and not isinstance(x, type) else x))
-            )
+            value = asdict(x) if is_dataclass(x) and not isinstance(x, type) else x
+            return json.loads(json.dumps(plain(value)))
         except (TypeError, ValueError):
             return hashlib.sha256(cloudpickle.dumps(x)).hexdigest()
 
@@ -279,7 +276,10 @@ def run_trial(fn: Callable, config: Mapping[str, Any]) -> dict[str, Any]:
                     f"{config[name]!r}; rename the result"
                 )
         result = json.dumps(value)
-    except (Exception, SystemExit) as exception:  # Ctrl-C is for the sweep, not for a trial
+    except (
+        Exception,
+        SystemExit,
+    ) as exception:  # Ctrl-C ends the sweep and is not an error of the trial
         last = traceback.extract_tb(exception.__traceback__)[-1]
         where = f"{os.path.basename(last.filename)}:{last.lineno}"
         error = f"{type(exception).__name__}: {exception} ({where})"
@@ -309,7 +309,7 @@ def _open_store(path: str | Path | None, function: str) -> sqlite3.Connection:
                     "status TEXT, result TEXT, error TEXT, attempts INT, seconds REAL, "
                     "worker TEXT, finished TEXT)"
                 )
-                db.execute(  # a new file becomes this function's
+                db.execute(  # a new file belongs to this function
                     "INSERT INTO sweep SELECT ? WHERE NOT EXISTS (SELECT 1 FROM sweep)", (function,)
                 )
             (owner,) = db.execute("SELECT function FROM sweep").fetchone()
@@ -318,8 +318,8 @@ def _open_store(path: str | Path | None, function: str) -> sqlite3.Connection:
     if owner != function:
         db.close()
         raise SweepError(
-            f"{path} holds trials of {owner}, not of {function}; choose another file. If only "
-            "the looks of the code changed, pass the `version` that the file names"
+            f"{path} holds trials of {owner}, not of {function}; choose another file. If the "
+            "code changed but not its results, pass the `version` that the file names"
         )
     return db
 
@@ -394,8 +394,8 @@ def _here(fn: Callable) -> Iterator[tuple[Submit, Callable[[], int]]]:
 def _in_processes(payload: bytes, workers: int) -> Iterator[tuple[Submit, Callable[[], int]]]:
     """Processes of this machine, each an executor of its own.
 
-    A killed one then costs its own trial only; a shared executor (or `joblib.Parallel`) would give
-    up those of all the others. loky starts them without running the main script again.
+    When one is killed, only its own trial is lost; a shared executor (or `joblib.Parallel`) would
+    lose those of all processes. loky starts them without running the main script again.
     """
     from joblib.externals.loky import ProcessPoolExecutor
 
@@ -427,7 +427,7 @@ def _begin(payload: bytes, parent: int) -> None:
 def _run(config: dict[str, Any]) -> dict[str, Any]:
     def fn(**config: Any) -> Any:
         kept: Any = sys.modules["_sweep"]
-        if not hasattr(kept, "fn"):  # once per process: what the function caches is kept
+        if not hasattr(kept, "fn"):  # once per process, so that caches of the function survive
             kept.fn = cloudpickle.loads(kept.payload)
         return kept.fn(**config)
 
@@ -435,7 +435,7 @@ def _run(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _follow(parent: int) -> None:
-    """Leave Ctrl-C to the parent, and end with it: a trial must not overlap its own repetition."""
+    """Ignore Ctrl-C and end with the parent: a trial must not run beside its own repetition."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
@@ -478,7 +478,7 @@ def _on_ray(
             refs[future] = ref
             return future
 
-        def slots() -> int:  # a queue this long keeps every node busy
+        def slots() -> int:  # long enough a queue to keep every node busy
             return 2 * max(1, int(ray.cluster_resources().get("CPU", 1) / max(cpus, 0.01)))
 
         yield submit, slots

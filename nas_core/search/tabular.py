@@ -1,8 +1,8 @@
-"""Tables of trained cells: the truth about a whole space, so that a search costs a look-up.
+"""Tables of trained cells: the results of a whole space, so that a search only looks them up.
 
 `CellTable.load()` is the book's own table (made by `benchmarks/cell_table.py`): the 4,096 cells
 with an operation on every edge, trained on the digits. `load_nasbench201` reads the compact form of
-NAS-Bench-201 from a file of the reader's.
+NAS-Bench-201 from a file that you provide.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ class CellTable:
     ) -> float:
         """Accuracy of a cell trained for `epochs` (default: the most there are).
 
-        `seed=None` is the mean over seeds: the truth, as far as there is one; a number is what
-        one training would have shown.
+        `seed=None` is the mean over seeds, the best estimate there is; a number gives the result of
+        one training.
         """
         return float(self.seedwise(split, epochs, seed)[self.row(cell)].mean())
 
@@ -170,7 +170,7 @@ def load_nasbench201(
 
     The file has one row per cell: `arch` (NAS-Bench-201's string), accuracies in percent called
     `<data>_val_12ep`, `<data>_test_12ep` and `<data>_test_200ep`, `flops_c10_M` (multiply-adds,
-    whatever their name says) and `params_c10_M`, in millions. There is one value per cell, not
+    despite the name) and `params_c10_M`, in millions. There is one value per cell, not
     one per seed, and no validation accuracy after 200 epochs.
 
     Args:
@@ -180,10 +180,8 @@ def load_nasbench201(
         device: a column of that file, e.g. "pixel3" or "1080ti_32" (batches of 32).
     """
     frame = pd.read_csv(path)
-    columns = {
-        (split, epochs): f"{data}_{split}_{epochs}ep"
-        for split, epochs in (("val", 12), ("test", 12), ("test", 200))
-    }
+    parts = (("val", 12), ("test", 12), ("test", 200))
+    columns = {(split, epochs): f"{data}_{split}_{epochs}ep" for split, epochs in parts}
     needed = ["arch", "flops_c10_M", "params_c10_M", *columns.values()]
     if missing := [c for c in needed if c not in frame]:
         raise ValueError(f"{path} lacks the columns {missing}; data is one of c10, c100, in16")
