@@ -1,5 +1,7 @@
 """Searching a space: budgeted super-networks, strategies on tables, sweeps, model selection."""
 
+# ruff: noqa: F401 — these names are the public door of the package
+
 from nas_core.search import strategies
 from nas_core.search.budgeted import BudgetConfig, budgeted, per_example_loss
 from nas_core.search.learn import Learned, learn_distribution
@@ -10,33 +12,3 @@ from nas_core.search.space_profile import SpaceProfile, all_masks, count_paths, 
 from nas_core.search.sweeps import SweepError, grid, map_trials, stored, sweep
 from nas_core.search.tabular import CellTable, load_nasbench201
 from nas_core.search.trial import derive, shortlist
-
-__all__ = [
-    "BudgetConfig",
-    "CellTable",
-    "Learned",
-    "MovingAverage",
-    "Run",
-    "SearchWarning",
-    "SpaceProfile",
-    "SweepError",
-    "all_masks",
-    "budgeted",
-    "count_paths",
-    "derive",
-    "grid",
-    "hypervolume",
-    "learn_distribution",
-    "load_nasbench201",
-    "map_trials",
-    "overspend",
-    "pareto_front",
-    "per_example_loss",
-    "policy_loss",
-    "profile_space",
-    "reward_to_go",
-    "shortlist",
-    "stored",
-    "strategies",
-    "sweep",
-]

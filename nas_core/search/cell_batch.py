@@ -50,12 +50,10 @@ class CellBatch(nn.Module):
         linear = next(m for m in modules["head"].modules() if isinstance(m, nn.Linear))
         self.weight = nn.Parameter(linear.weight.detach().repeat(k, 1, 1))  # [K, classes, C]
         self.bias = nn.Parameter(linear.bias.detach().repeat(k, 1))  # [K, classes]
-        self.edges = nn.ModuleList(
-            _EdgeOperations(
-                [ops[e] for ops in named], {op: modules[f"{i}→{j} {op}"] for op in space.ops}
-            )
-            for e, (i, j) in enumerate(space.edges)
-        )
+        self.edges = nn.ModuleList()
+        for e, (i, j) in enumerate(space.edges):
+            candidates = {op: modules[f"{i}→{j} {op}"] for op in space.ops}
+            self.edges.append(_EdgeOperations([ops[e] for ops in named], candidates))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits `[B, K, classes]` of all cells on one batch `[B, 1, H, W]`."""
@@ -90,13 +88,10 @@ class _EdgeOperations(nn.Module):
         self.register_buffer("back", there.argsort())
         self.is_sorted = bool((there == torch.arange(len(ops))).all())
         self.counts = {op: n for op in known if (n := ops.count(op))}
-        self.convolutions = nn.ModuleDict(
-            {
-                op: _Convolution([candidates[op]] * n, groups=n)
-                for op, n in self.counts.items()
-                if op not in ("skip_connect", "avg_pool_3x3")
-            }
-        )
+        self.convolutions = nn.ModuleDict()
+        for op, n in self.counts.items():
+            if op not in ("skip_connect", "avg_pool_3x3"):
+                self.convolutions[op] = _Convolution([candidates[op]] * n, groups=n)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x if self.is_sorted else _Permute.apply(x, self.there, self.back)
@@ -227,12 +222,8 @@ def table_data() -> tuple[TensorData, dict[str, TensorData]]:
     """640 digits to train on, 797 to validate, 360 to test (the registry's test set)."""
     digits = data.load("digits", size=8)
     everything, val = digits.train, digits.val
-    rest = TensorData(
-        torch.cat([everything.x[640:], val.x]),
-        torch.cat([everything.y[640:], val.y]),
-        None,
-        everything.normalise,
-    )
+    x, y = torch.cat([everything.x[640:], val.x]), torch.cat([everything.y[640:], val.y])
+    rest = TensorData(x, y, None, everything.normalise)
     return everything.subset(range(640)), {"val": rest, "test": digits.test}
 
 

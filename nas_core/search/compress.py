@@ -50,12 +50,8 @@ def distillation_loss(
     logits: Tensor, teacher: Tensor, y: Tensor, *, temperature: float = 3.0, mix: float = 0.7
 ) -> Tensor:
     """(1 − mix)·cross-entropy + mix·T²·KL(teacher ‖ student), both softened by T (Hinton 2015)."""
-    soft = F.kl_div(
-        (logits / temperature).log_softmax(1),
-        (teacher / temperature).log_softmax(1),
-        log_target=True,
-        reduction="batchmean",
-    )
+    student, goal = (logits / temperature).log_softmax(1), (teacher / temperature).log_softmax(1)
+    soft = F.kl_div(student, goal, log_target=True, reduction="batchmean")
     return (1 - mix) * F.cross_entropy(logits, y) + mix * temperature**2 * soft
 
 

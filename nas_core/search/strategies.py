@@ -249,9 +249,8 @@ def bayesian_optimisation(
             pool = {problem.random_cell(rng) for _ in range(candidates)}
             pool |= {problem.mutate(best, rng) for _ in range(candidates // 8)}
             ask = sorted(pool - set(seen))
-            mean, std = gaussian_process(
-                np.array(list(seen)), np.array(list(seen.values())), np.array(ask)
-            )
+            known, values = np.array(list(seen)), np.array(list(seen.values()))
+            mean, std = gaussian_process(known, values, np.array(ask))
             cell = ask[int(expected_improvement(mean, std, seen[best]).argmax())]
         seen[cell] = problem.train(cell)
 
@@ -340,12 +339,10 @@ def optuna_search(
     def strategy(problem: Problem, seed: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         study = optuna.create_study(
-            direction="maximize",
-            sampler=sampler(seed),
+            direction="maximize", sampler=sampler(seed), storage=storage,
             pruner=pruner() if pruner else optuna.pruners.NopPruner(),
-            storage=storage,
             study_name=f"search {seed}",  # Hyperband hashes it: same name, same brackets
-        )
+        )  # fmt: skip
         while True:
             trial = study.ask()
             cell = suggest_cell(trial, problem.space)

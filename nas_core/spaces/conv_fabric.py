@@ -87,14 +87,11 @@ def conv_fabric(
 
     grid = {f"{c}.{s}": (float(c), float(-s)) for c in range(columns) for s in range(scales)}
     net = SuperNetwork(
-        edges,
-        "input",
-        "output",
-        node_ops={node: SumReLU() for node in grid},
+        edges, "input", "output", node_ops={node: SumReLU() for node in grid},
         input_shape=tuple(input_shape),
         name=f"conv_fabric(W={columns}, scales={scales}, F={channels}, {task})",
         positions={"input": (-1.0, 0.0), **grid, "output": (float(columns), float(-end))},
-    )
+    )  # fmt: skip
     initialize(net, nn.Conv2d)
     return net
 

@@ -67,26 +67,19 @@ def keyword_cnn(
         Edge("lin1", "features", expand, "lin2", "linear"),
     ]
     if shortcuts:
-        sizes = {
-            "input": frames * coefficients * input_shape[0],
-            "conv1": width * time1 * band1,
-            "conv2": width * time2 * band2,
-        }
+        pixels = {"input": frames * coefficients * input_shape[0]}
+        sizes = pixels | {"conv1": width * time1 * band1, "conv2": width * time2 * band2}
         for node, size in sizes.items():
             edges.append(Edge(node, "features", dense(size), f"shortcut {node}", "shortcut"))
     if head:
-        edges.append(
-            Edge("features", "output", nn.Linear(features, num_classes), "classifier", "head")
-        )
+        classifier = nn.Linear(features, num_classes)
+        edges.append(Edge("features", "output", classifier, "classifier", "head"))
     nodes = ["input", "conv1", "conv2", "lin1", "features", "output"][: 6 if head else 5]
     height = {"features": 0.0, "output": 0.0}
     net = SuperNetwork(
-        edges,
-        "input",
-        nodes[-1],
-        input_shape=input_shape,
+        edges, "input", nodes[-1], input_shape=input_shape,
         name=f"keyword_cnn(width={width}{'' if shortcuts else ', no shortcuts'})",
         positions={n: (float(i), height.get(n, -0.6 * (i > 0))) for i, n in enumerate(nodes)},
-    )
+    )  # fmt: skip
     initialize(net, nn.Conv2d, nn.Linear)
     return net

@@ -66,21 +66,15 @@ def resnet_fabric(
                     if -1 <= j < n - 1:
                         block(output(g - 1, j), output(g, d))
     last = output(groups - 1, n - 1)
-    head = nn.Sequential(
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], num_classes)
-    )
+    linear = nn.Linear(channels[-1], num_classes)
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
     edges.append(Edge(last, "output", head, "head", "head"))
 
-    sums = [output(g, d) for g in range(groups) for d in range(n)]
+    sums = {output(g, d): SumReLU() for g in range(groups) for d in range(n)}
     net = SuperNetwork(
-        edges,
-        "input",
-        "output",
-        node_ops={"0.in": nn.ReLU(), **{node: SumReLU() for node in sums}},
-        input_shape=input_shape,
-        name=f"resnet_fabric(n={n})",
-        positions=_serpentine(n, groups),
-    )
+        edges, "input", "output", node_ops={"0.in": nn.ReLU(), **sums}, input_shape=input_shape,
+        name=f"resnet_fabric(n={n})", positions=_serpentine(n, groups),
+    )  # fmt: skip
     initialize(net, nn.Conv2d)
     return net
 

@@ -69,13 +69,10 @@ class SuperNetwork(nn.Module):
             EdgeInfo(n, str(e.source), str(e.target), e.kind, describe(e.module))
             for n, e in zip(names, given, strict=True)
         ]
+        places = None if positions is None else {str(k): v for k, v in positions.items()}
+        described = {node: describe(op) for node, op in ops.items()}
         self.graph = Graph(
-            infos,
-            str(source),
-            str(sink),
-            name=name,
-            positions=None if positions is None else {str(k): v for k, v in positions.items()},
-            node_ops={node: describe(op) for node, op in ops.items()},
+            infos, str(source), str(sink), name=name, positions=places, node_ops=described
         )
         self.edge_modules = nn.ModuleList([edge.module for edge in given])
         # Keys of a ModuleDict may not hold dots; the position in the order of nodes always works.
@@ -182,10 +179,8 @@ class SuperNetwork(nn.Module):
                         f"edge {edge.name} gives shape {list(out)}, but another edge into "
                         f"{edge.target} gives {list(known)}; summands must agree"
                     )
-        infos = [
-            replace(edge, macs=macs[e], params=count_params(self.edge_modules[e]))
-            for e, edge in enumerate(old.edges)
-        ]
+        params = [count_params(module) for module in self.edge_modules]
+        infos = [replace(edge, macs=macs[e], params=params[e]) for e, edge in enumerate(old.edges)]
         return Graph.from_dict(old.to_dict() | {"edges": map(vars, infos), "shapes": shapes})
 
 

@@ -312,10 +312,6 @@ class ParetoPanel(ArchView):
         points = {"x": x, "y": y, "name": names, "front": front.tolist()}
         kept = [getattr(run, "architecture", run) for run in runs]
         view.setdefault("frame", int(np.argmax(np.where(front, y, -np.inf))))
-        super().__init__(
-            space,
-            frames=np.stack([np.asarray(getattr(a, "mask", a), dtype=bool) for a in kept]),
-            frame_names=names,
-            points=points | {"xlabel": xlabel, "ylabel": ylabel},
-            **view,
-        )
+        masks = np.stack([np.asarray(getattr(a, "mask", a), dtype=bool) for a in kept])
+        points |= {"xlabel": xlabel, "ylabel": ylabel}
+        super().__init__(space, frames=masks, frame_names=names, points=points, **view)

@@ -61,20 +61,17 @@ class StreamPanel(View):
         bins = np.array_split(np.abs(sound), min(600, len(sound)))
         envelope = np.array([b.max() for b in bins])
         self._spec = {
-            "title": title,
-            "count": steps,
-            "seconds": round(len(sound) / rate, 3),
+            "title": title, "count": steps, "seconds": round(len(sound) / rate, 3),
             "envelope": (envelope / max(1e-6, envelope.max())).round(2).tolist(),
             "times": [round(float(ms) / 1000, 3) for ms in times_ms],
             "posteriors": (100 * posteriors).round().astype(int).tolist(),
-            "macs": [int(m) for m in macs],
-            "classes": list(classes),
+            "macs": [int(m) for m in macs], "classes": list(classes),
             "truth": [[word, float(ms) / 1000] for word, ms in truth],
             "found": [[word, float(ms) / 1000] for word, ms in found],
             "audio": base64.b64encode(wav.getvalue()).decode(),  # "" without a player
             "view": None if view is None else view.model_id,
             "network": None,  # what the linked view says that each step costs
-        }
+        }  # fmt: skip
         if view is not None and view.cost is not None:
             self._spec["network"] = [short(c, view._spec["unit"]) for c in view._spec["costs"]]
         super().__init__(**self._identity())
@@ -112,12 +109,11 @@ class StreamPanel(View):
         for word, at in s["found"]:
             heard.annotate(f"▲ {word}", (at + 0.5, -0.5), color=PALETTE[3], **words)
         cost.bar(times, s["macs"], wide, color=PALETTE[2])
+        now = s["times"][self.frame]
         for ax in (sound, heard, cost):
             style(ax)
             ax.grid(False)
-            ax.axvspan(
-                s["times"][self.frame], s["times"][self.frame] + 1, color=PALETTE[1], alpha=0.2
-            )
+            ax.axvspan(now, now + 1, color=PALETTE[1], alpha=0.2)
         sound.set(yticks=[], xlim=(0, s["seconds"]))
         sound.set_ylabel("sound", fontsize=8)
         heard.set_yticks(range(rows), s["classes"], fontsize=7)
