@@ -45,7 +45,7 @@ class Distributed:
     """Number of cycles that n parallel units need for an architecture.
 
     One cycle runs up to n unit operations: the layers of an edge one after another, and sums
-    where the space says so (see `unit_ops`). An operation runs when its dependencies were
+    if the space declares it (see `unit_ops`). An operation runs when its dependencies were
     finished before the cycle began. Operations without duration (shortcuts, free sums) finish as
     soon as their dependencies have.
 

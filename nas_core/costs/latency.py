@@ -61,7 +61,7 @@ class Latency:
         return torch.tensor([timing.median for timing in timings], dtype=torch.float64)
 
     def timing(self, mask: Tensor) -> Timing:
-        """The measurement of one architecture, mask `[E]`, where the network is now."""
+        """The measurement of one architecture, mask `[E]`, on the current device of the network."""
         x = example_input(self.supernet, ())
         key = f"{x.device} {x.dtype}", np.packbits(mask.cpu().numpy()).tobytes()
         if key not in self._known:

@@ -1,7 +1,7 @@
 """REINFORCE on a fixed objective: the weights are fixed, only Γ learns.
 
 The learning loop of `budgeted` without data and epochs; for spaces whose objective is known, and
-for watching the algorithm itself.
+for observing the algorithm itself.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def run_search(strategy: Strategy, problem: Problem, seed: int) -> pd.DataFrame:
     Returns:
         A row per request: `epochs` spent so far, the `seconds` that training them takes and
         those of the strategy itself (`thinking`, processor time), `cell`, `for` (its epochs),
-        `val`, and the incumbent (the best validated of those trained longest): `incumbent`,
+        `val`, and the incumbent (best validation accuracy of those trained longest): `incumbent`,
         its `regret` (how far its validation accuracy lies below that of the best affordable
         cell) and `test`, its test accuracy, both means over the seeds that were not seen.
     """

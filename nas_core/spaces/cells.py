@@ -1,7 +1,7 @@
 """Cell spaces: a small graph whose every edge carries one operation of a list.
 
 `CellSpace()` is the space of NAS-Bench-201 (four nodes, six edges, five operations, 15,625 cells,
-the same strings), so one code reads both its tables and our own. Many cells compute the same
+the same strings), so the same code reads its tables and our own. Many cells compute the same
 function: an edge that leads nowhere may carry any operation, and a node that only copies another
 may be merged with it. `function` gives the formula of a cell; the space has 6,835 different ones.
 """

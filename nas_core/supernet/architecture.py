@@ -94,9 +94,7 @@ class Architecture:
             names = list(record["edges"])
             graph.require(record["fingerprint"], record["space"], "this architecture")
         except (json.JSONDecodeError, TypeError, KeyError) as error:
-            raise ValueError(
-                f"this is not an architecture written by `to_json`: {error!r}"
-            ) from None
+            raise ValueError(f"not an architecture written by `to_json`: {error!r}") from None
         found = cls(graph, tuple(sorted({graph.index(name) for name in names})))
         dead = found.mask & ~graph.reachable(found.mask)
         if dead.any() or len(found.kept) != len(names):
@@ -117,7 +115,7 @@ class Architecture:
         """A plain module with a copy of the kept modules only; `print(net.code)` shows its source.
 
         Args:
-            supernet: whose graph this architecture belongs to. It is left untouched.
+            supernet: the super-network of this architecture; it is not changed.
             recalibrate: batches `x` or `(x, y)`. Batch-norm statistics gathered while many
                 architectures shared a module do not fit a single one of them; when given, they are
                 re-estimated on these batches, see `recalibrate_batch_norm`.
@@ -140,7 +138,7 @@ class Architecture:
         """Write the architecture as an ONNX file (any batch size) and check it with onnxruntime.
 
         Args:
-            supernet: the super-network, or a module that `extract` gave (perhaps trained since).
+            supernet: the super-network, or a module from `extract`, also after further training.
             path: of the file, its folder must exist.
             tolerance: largest accepted difference, relative to the largest output (floor 1).
 
@@ -184,7 +182,7 @@ class Architecture:
             if not difference <= tolerance * max(1.0, expected.abs().max().item()):
                 path.unlink()
                 raise ValueError(
-                    f"onnxruntime differs from PyTorch by {difference:.2g}; file removed"
+                    f"onnxruntime and PyTorch differ by {difference:.2g}; file removed"
                 )
         return worst
 

@@ -187,11 +187,8 @@ class Graph:
         shape = tuple(mask.shape)
         rows_fit = batch is None or mask.dim() == 1 or shape[0] == batch
         if mask.dim() not in (1, 2) or shape[-1] != len(self) or not rows_fit:
-            rows = "B" if batch is None else batch
-            raise ValueError(
-                f"mask of shape {list(shape)} does not fit {self.name}: "
-                f"expected [{len(self)}] or [{rows}, {len(self)}]"
-            )
+            known = f"[{len(self)}] or [{'B' if batch is None else batch}, {len(self)}]"
+            raise ValueError(f"mask {list(shape)} does not fit {self.name}: expected {known}")
         return mask if mask.dim() == 2 else mask.unsqueeze(0)
 
     def reachable(self, mask: Tensor) -> Tensor:
