@@ -47,7 +47,7 @@ def test_all_tables_are_there_with_their_source():
         assert "Veniat" in frame.attrs["source"] and len(frame.attrs["notes"]) >= 1
         if name != "s_long":
             assert name.split("_", 1)[1].replace("_", ".") in frame.attrs["source"]
-    with pytest.raises(ValueError, match="no reference table 'table_9_9'; choose from s_long"):
+    with pytest.raises(ValueError, match="no reference table 'table_9_9'; choose from report"):
         reference.load("table_9_9")
 
 
