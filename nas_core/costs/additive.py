@@ -110,13 +110,11 @@ def per_edge(
     return AdditiveCost(per_edge, name, unit)
 
 
-def random_prices(
-    space: SuperNetwork | Graph, seed: int, *, low: float = 0.0, high: float = 1.0
-) -> dict[str, float]:
-    """A price from U(low, high) for every edge (thesis fig. 3.11); stem and head are free."""
+def random_prices(space: SuperNetwork | Graph, seed: int) -> dict[str, float]:
+    """A price from U(0, 1) for every edge (thesis fig. 3.11); stem and head are free."""
     graph = space.graph if isinstance(space, SuperNetwork) else space
     generator = torch.Generator().manual_seed(seed)
-    draws = low + (high - low) * torch.rand(len(graph), generator=generator, dtype=torch.float64)
+    draws = torch.rand(len(graph), generator=generator, dtype=torch.float64)
     free = set(graph.of_kind("stem", "head"))
     return {e.name: 0.0 if i in free else float(draws[i]) for i, e in enumerate(graph.edges)}
 

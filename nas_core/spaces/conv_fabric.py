@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from nas_core.spaces.layers import SumReLU, conv_bn, initialize
 from nas_core.supernet import Edge, Graph, SuperNetwork
 
-TASKS = ("classification", "segmentation")
-
 
 def conv_fabric(
     columns: int,
@@ -42,8 +40,8 @@ def conv_fabric(
     Raises:
         ValueError: for sides that cannot be halved `scales − 1` times, and other impossible sizes.
     """
-    if task not in TASKS:
-        raise ValueError(f"task {task!r} is unknown; use one of {TASKS}")
+    if task not in ("classification", "segmentation"):
+        raise ValueError(f"task {task!r} is unknown; use 'classification' or 'segmentation'")
     sizes = {"columns": columns, "scales": scales, "channels": channels, "num_classes": num_classes}
     least = {"columns": 1 if task == "classification" else 2, "num_classes": 2}
     for what, value in sizes.items():
