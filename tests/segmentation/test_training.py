@@ -192,3 +192,13 @@ def test_a_short_training_beats_the_majority_class(name):
     after = measure(net, val)[-1]
     assert majority < 0.47 and before < 0.6
     assert after["mIoU"] > majority + 0.2 and after["break_even"] > 0.7, after
+
+
+def test_later_iterations_are_better():
+    """Three iterations of DRU(4) on curves that have gaps."""
+    images = data.load("curves", size=32)
+    torch.manual_seed(0)
+    net = segmenter("DRU(4)", 1, 2)
+    train_recurrent(net, images, config(epochs=15, batch_size=10, lr=3e-3), progress=False)
+    first, second, third = (row["mIoU"] for row in measure(net, images.test))
+    assert first + 0.01 < second and first + 0.01 < third, (first, second, third)
