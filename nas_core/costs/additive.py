@@ -12,6 +12,8 @@ from nas_core.supernet import Graph, SuperNetwork
 Cost = Callable[[Tensor], Tensor]
 """Any callable from pruned masks, bool `[B, E]`, to one float per architecture, `[B]`."""
 
+SIDES = ("device", "network", "server")
+
 
 class AdditiveCost:
     """Σ of a number per kept edge: one matrix product for a whole batch.
@@ -155,7 +157,7 @@ def cloud_prices(
             and head are free.
     """
     graph = space.graph if isinstance(space, SuperNetwork) else space
-    price = {"device": device, "network": network, "server": server}
+    price = dict(zip(SIDES, (device, network, server), strict=True))
     free = set(graph.of_kind("stem", "head"))
     return {
         e.name: 0.0 if i in free else price[side]

@@ -88,7 +88,7 @@ class Distributed:
     def operations(self, mask: Tensor) -> nx.DiGraph:
         """Unit operations of one architecture (mask `[E]`) and their dependencies, as allocations
         get them: insertion order, free operations bridged."""
-        return self._ops.to_networkx(self.graph.check_mask(mask)[0].cpu().numpy())
+        return self._ops.to_networkx(self.graph.check_mask(mask)[0].numpy())
 
     def schedule(self, mask: Tensor) -> list[list[str]]:
         """Which operations of one architecture (mask `[E]`) run in each cycle."""

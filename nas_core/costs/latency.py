@@ -133,7 +133,7 @@ class LatencyTable:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: when the file is not a latency table.
+            ValueError: when the file is no latency table.
         """
         try:
             record = json.loads(Path(path).read_text(encoding="utf-8"))

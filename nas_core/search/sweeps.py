@@ -41,7 +41,6 @@ OWN_COLUMNS = ("status", "error", "attempts", "seconds", "worker")  # of the tab
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # and empty SETTINGS
 
 Submit = Callable[[dict[str, Any]], Future]  # starts a trial; the answer is `run_trial`'s
-Engine = Iterator[tuple[Submit, Callable[[], int]]]  # and how many trials it takes at a time
 
 
 class SweepError(ValueError):
@@ -380,7 +379,7 @@ def _why(lost: Exception) -> str:
 
 
 @contextmanager
-def _here(fn: Callable) -> Engine:
+def _here(fn: Callable) -> Iterator[tuple[Submit, Callable[[], int]]]:
     """This process, one trial after the other."""
 
     def submit(config: dict[str, Any]) -> Future:
@@ -392,7 +391,7 @@ def _here(fn: Callable) -> Engine:
 
 
 @contextmanager
-def _in_processes(payload: bytes, workers: int) -> Engine:
+def _in_processes(payload: bytes, workers: int) -> Iterator[tuple[Submit, Callable[[], int]]]:
     """Processes of this machine, each an executor of its own.
 
     When one is killed, only its own trial is lost; a shared executor (or `joblib.Parallel`) would
@@ -453,8 +452,10 @@ def _follow_once(parent: int) -> None:
 
 
 @contextmanager
-def _on_ray(fn: Callable, cpus: float, gpus: float, address: str | None) -> Engine:
-    """Tasks of a Ray cluster. (The Ray backend of joblib cannot assign GPUs or name a lost trial.)
+def _on_ray(
+    fn: Callable, cpus: float, gpus: float, address: str | None
+) -> Iterator[tuple[Submit, Callable[[], int]]]:
+    """Tasks of a Ray cluster (joblib's backend for it knows no GPUs, nor which trial was lost).
 
     A connection that the process has is used and kept; one made here ends with the trials.
     """

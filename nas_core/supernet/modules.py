@@ -45,7 +45,7 @@ def count_macs(
         with torch.device("meta"):
             return functional_call(module, state, (x.to("meta"),))
 
-    # A module that reads values, or keeps tensors that are not buffers, fails on the meta device.
+    # A module that reads values, or keeps tensors that are no buffers, fails on the meta device.
     for run, example in ((on_meta, x.to("meta")), (module, x)):
         with evaluating(module), torch.no_grad(), FlopCounterMode(display=False) as counter:
             try:

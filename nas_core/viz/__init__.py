@@ -1,4 +1,4 @@
-"""Pictures: the live graph of architectures, still pictures of it, and the plots of the book."""
+"""Pictures: the live graph of architectures, its still twins, and the plots of the book."""
 
 from importlib import import_module
 from typing import Any

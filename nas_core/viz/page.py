@@ -1,7 +1,7 @@
 """How a view gets into a page: as a widget, without a kernel, and as a still picture.
 
-A view is a class with traits (`_spec`: what never changes; `frame`, …) and a `figure`; `live` makes
-it an `anywidget.AnyWidget`.
+A view is a class with traits (`_spec`: what never changes; `frame`, …) and a `figure`. It becomes
+an `anywidget.AnyWidget` where anywidget is installed, else its still picture with a slider.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import anywidget
 import ipywidgets
 import traitlets as t
 from IPython.display import display
@@ -24,6 +23,11 @@ from nas_core.viz.geometry import DARK_PALETTE, PALETTE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+try:
+    import anywidget
+except ImportError:
+    anywidget = None  # type: ignore[assignment]
 
 _HERE = Path(__file__).parent
 _DARK_PAGE = ':is([data-jp-theme-light="false"], .vscode-dark, html[theme="dark"])'
@@ -51,7 +55,7 @@ def unpacked(text: str) -> Any:
 
 
 class View(t.HasTraits):
-    """What every view has; `_spec` is set before `__init__`."""
+    """What every view has, with and without anywidget; `_spec` is set before `__init__`."""
 
     _spec = t.Dict().tag(
         sync=True, to_json=lambda data, _: packed(data), from_json=lambda text, _: unpacked(text)
@@ -91,6 +95,11 @@ def live(name: str, *traits: str) -> Any:
         traits: the traits that the page reads besides `_spec` and `frame`.
     """
 
+    widget = _anywidget(name, traits) if anywidget else _plain()
+    return lambda core: type(core.__name__, (core, widget), {"__doc__": core.__doc__})
+
+
+def _anywidget(name: str, traits: tuple[str, ...]) -> type:
     page, state = code(name), ("_spec", "frame", *traits)
 
     class Live(anywidget.AnyWidget):
@@ -111,7 +120,7 @@ def live(name: str, *traits: str) -> Any:
             content = packed(page | {"traits": traits, "twin": twin})
             return f'<div class="nas-twin"><!--{content}--><script>{_LOADER}</script></div>'
 
-    return lambda core: type(core.__name__, (core, Live), {"__doc__": core.__doc__})
+    return Live
 
 
 _LOADER = (
@@ -120,3 +129,28 @@ _LOADER = (
     'p=await new Response(z).json();Function("root","page",p.twin)(r,p)})'
     "(document.currentScript.parentElement)"
 )
+
+
+def _plain() -> type:
+    """Where anywidget is missing: the still picture and a slider; it needs a running kernel.
+
+    Edges are switched from Python (`view.mask = …`).
+    """
+
+    class Plain(ipywidgets.VBox):
+        def __init__(self, *args: Any, **kwargs: Any):
+            from nas_core.viz.static import to_png
+
+            super().__init__(*args, **kwargs)
+            image = ipywidgets.Image(format="png")
+            slider = ipywidgets.IntSlider(min=0, max=self._spec["count"] - 1, description="frame")
+            ipywidgets.link((self, "frame"), (slider, "value"))
+            self.children = [image, slider]
+
+            def draw(_: Any = None) -> None:
+                image.value = to_png(self.figure())
+
+            self.observe(draw, [n for n in ("mask", "frame") if self.has_trait(n)])
+            draw()
+
+    return Plain

@@ -1,6 +1,6 @@
 """The plots of the book: trade-off fronts, training histories, radar charts.
 
-Every function draws into given axes (or makes a figure) and returns the axes. Groups
+Every function draws into given axes (or makes a figure of its own) and returns the axes. Groups
 differ by colour *and* marker or dash, so that no information is in the colour alone.
 """
 

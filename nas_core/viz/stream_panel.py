@@ -7,12 +7,13 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+import ipywidgets
 import numpy as np
 import traitlets as t
 from torch import Tensor
 
 from nas_core.viz.geometry import PALETTE, short
-from nas_core.viz.page import View, live
+from nas_core.viz.page import View, anywidget, live
 
 
 @live("stream_panel")
@@ -76,6 +77,8 @@ class StreamPanel(View):
             self._spec["network"] = [short(c, view._spec["unit"]) for c in view._spec["costs"]]
         super().__init__(**self._identity())
         self.frame = 0 if view is None else view.frame
+        if view is not None and not anywidget:  # pages of widgets are linked by the page itself
+            ipywidgets.link((self, "frame"), (view, "frame"))
 
     @t.validate("frame")
     def _within(self, proposal: Any) -> int:

@@ -183,6 +183,41 @@ def test_wrong_input_is_refused_at_the_door(options, error, message):
         view.frame = 7
 
 
+FALLBACK = """
+import sys
+sys.modules["anywidget"] = None
+import torch
+from nas_core.viz import ArchView, ParetoPanel
+from tests.viz.spaces import annealed, fabric
+import ipywidgets
+graph = fabric(3, 3)
+view = ArchView(graph, frames=annealed(graph, 4), cost=lambda m: m.sum(1).double(), budget=9.0)
+assert isinstance(view, ipywidgets.VBox)
+seen = []
+view.observe(lambda change: seen.append(change.new), "mask")
+before = view.children[0].value
+view.children[1].value = 1                      # the slider
+assert view.frame == 1 and view.mask.all() and view.children[0].value != before
+drawn = view.children[0].value
+view.mask = graph.reachable(torch.arange(len(graph)) != 3)
+assert view.children[0].value != drawn and len(seen) == 2
+view.sample()
+assert view.most_probable().mask.all()
+assert "HTML" not in [type(child).__name__ for child in view.children]  # nothing to escape
+data = view._repr_mimebundle_()
+data = data[0] if isinstance(data, tuple) else data
+assert data["text/plain"] == repr(view) and "image/png" in data
+assert ParetoPanel(graph, [view.mask], [1.0], [2.0]).frame == 0
+from nas_core.viz.stream_panel import StreamPanel
+sound = StreamPanel(torch.randn(32000), torch.eye(4).numpy(), [0, 200, 400, 600], range(4), "abcd",
+                    view=view)
+picture, slider = sound.children
+before, slider.value = picture.value, 3
+assert sound.frame == view.frame == 3 and picture.value != before
+print("same interface")
+"""
+
+
 def test_what_is_saved_for_readers_without_a_kernel(monkeypatch):
     """Two outputs: the widget with its still picture, and a page of its own with the same state."""
     graph = fabric(3, 3)
@@ -236,3 +271,11 @@ def test_matplotlib_and_widgets_are_imported_when_they_are_needed():
     assert done.returncode == 0, done.stderr
     with pytest.raises(AttributeError, match="no attribute 'to_svg'"):
         nas_core.viz.to_svg  # noqa: B018
+
+
+def test_fallback_without_anywidget_has_the_same_interface():
+    done = subprocess.run(
+        [sys.executable, "-c", FALLBACK], text=True, capture_output=True,
+        env={**os.environ, "PYTHONPATH": "."},
+    )  # fmt: skip
+    assert done.stdout.strip() == "same interface", done.stderr
