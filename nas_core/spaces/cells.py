@@ -83,6 +83,10 @@ class CellSpace:
         other = rng.choice([op for op in range(len(self.ops)) if op != cell[edge]])
         return (*cell[:edge], other, *cell[edge + 1 :])
 
+    def hamming(self, a: Cell, b: Cell) -> int:
+        """Number of edges that carry another operation."""
+        return sum(x != y for x, y in zip(a, b, strict=True))
+
     # ---------------------------------------------------------------- as text
 
     def string(self, cell: Cell) -> str:
