@@ -16,11 +16,10 @@ from nas_core.supernet.modules import copy_module
 def connections(net: GrowingNetwork) -> tuple[Graph, Tensor]:
     """The wiring as a graph, and the share of kept weights on every edge, `[E]`.
 
-    Nodes are `in`, `stem`, the cells `cell 0` … and `out`. An edge between cells is the slice of
-    the target's first convolution and projection that reads the source; classifiers are the edges
-    into `out`. An identity shortcut has no weights, so its edge always has a share above 0.
-    `graph.reachable(shares > t)` is the architecture at a threshold t, as a mask for the views;
-    `live_channels` says what the logits really depend on.
+    An edge between cells is the slice of the target's first convolution and projection that reads
+    the source; classifiers are the edges into `out`. An identity shortcut has no weights, so its
+    edge always has a share above 0. `graph.reachable(shares > t)` is the architecture at a
+    threshold t, as a mask for the views; `live_channels` says what the logits depend on.
     """
     plan, names = net.plan, ["stem", *(f"cell {i}" for i in range(len(net.cells)))]
     edges, shares = [], []
@@ -53,13 +52,12 @@ def connections(net: GrowingNetwork) -> tuple[Graph, Tensor]:
 def live_channels(net: GrowingNetwork) -> tuple[Tensor, Tensor]:
     """Channels that some logit depends on: of every map, and inside every cell.
 
-    Dead are those that nothing live reads, and those that are always zero because they read
-    nothing and batch norm adds nothing positive. A cell without live channels can go, and no logit
-    changes. A filter without inputs whose batch norm gives it a positive constant is alive.
+    Dead are those that nothing live reads, and those that are always zero: they read nothing, and
+    batch norm adds nothing positive. A cell without live channels can go, and no logit changes.
 
     Returns:
-        bool `[1 + cells, width]` of the stem's and the cells' maps, and bool `[cells, width]` of
-        the maps between a cell's two convolutions.
+        bool `[1 + cells, width]` of the maps of stem and cells, and bool `[cells, width]` between
+        the two convolutions of a cell.
     """
     zero, zero_hidden = _always_zero(net)
     live, hidden = torch.zeros_like(zero), torch.zeros_like(zero_hidden)
@@ -116,13 +114,6 @@ def _reads(conv_bn: Any, out: Tensor) -> Tensor:
     return (conv_bn[0].weight.detach().cpu()[out] != 0).any(0).flatten(1).any(1)
 
 
-class Gone(nn.Module):
-    """In the place of a dead cell: a map without channels."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x[:, :0]
-
-
 @torch.no_grad()
 def extract(net: GrowingNetwork) -> GrowingNetwork:
     """A network without the dead cells and filters, with the same logits in evaluation mode.
@@ -137,7 +128,7 @@ def extract(net: GrowingNetwork) -> GrowingNetwork:
     for i, cell in enumerate(small.cells):
         out, maps = live[i + 1], net.reads[i]
         if not out.any():
-            small.cells[i], small.reads[i] = Gone(), [0]
+            small.cells[i], small.reads[i] = nn.Identity(), []
             continue
         needed = _reads(cell.first, hidden[i])
         if cell.shortcut is not None:

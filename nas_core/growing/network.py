@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,6 @@ from torch.nn.functional import avg_pool2d, cross_entropy, max_pool2d
 from nas_core.growing.pruning import draw, weights
 from nas_core.spaces.layers import conv_bn
 from nas_core.training import TensorData
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 POOLED = 4  # side of the maps that a classifier reads
 
@@ -80,9 +77,9 @@ class Cell(nn.Module):
 
     def __init__(self, inputs: int, width: int, *, project: bool):
         super().__init__()
-        self.first: Any = conv_bn(inputs, width)
-        self.second: Any = conv_bn(width, width)
-        self.shortcut: Any = conv_bn(inputs, width, 1) if project else None
+        self.first: Any = _conv(inputs, width)
+        self.second: Any = _conv(width, width)
+        self.shortcut: Any = _conv(inputs, width, 1) if project else None
         self.same: Any = slice(inputs - width, inputs)  # channels of x that the identity adds
 
     def forward(self, x: Tensor) -> Tensor:
@@ -124,14 +121,13 @@ class GrowingNetwork(nn.Module):
         super().__init__()
         self.plan = plan = plan or Plan()
         self.stem: Any = nn.Sequential(
-            *conv_bn(plan.in_channels, plan.width), nn.ReLU(), nn.MaxPool2d(plan.stem_pool)
+            *_conv(plan.in_channels, plan.width), nn.ReLU(), nn.MaxPool2d(plan.stem_pool)
         )
         self.cells: Any = nn.ModuleList()
         self.classifiers: Any = nn.ModuleList()
         self.reads: list[list[int]] = []
         self.head_reads: list[list[int]] = []
         self.blocks = 0
-        _initialize(self.stem)
         for _ in range(len(plan.cells) if blocks is None else blocks):
             self.grow()
 
@@ -162,7 +158,6 @@ class GrowingNetwork(nn.Module):
         else:
             self.head_reads[0] = reads
         self.blocks += 1
-        _initialize(added)
         added.to(self.stem[0].weight)  # device and dtype
         return list(added.parameters())
 
@@ -185,7 +180,9 @@ class GrowingNetwork(nn.Module):
     def _run_block(self, number: int, maps: list[Tensor]) -> Tensor | None:
         """Append the maps of a block's cells to `maps`; its logits, if it has a classifier."""
         for i in self._cells_of(number):
-            maps.append(self.cells[i](torch.cat([maps[m] for m in self.reads[i]], 1)))
+            # A dead cell that was extracted reads no maps, and its own has no channels.
+            read = [maps[m] for m in self.reads[i]] or [maps[0][:, :0]]
+            maps.append(self.cells[i](torch.cat(read, 1)))
         if (head := self.head_of(number)) is None:
             return None
         return self.classifiers[head](torch.cat([maps[m] for m in self.head_reads[head]], 1))
@@ -201,13 +198,10 @@ class GrowingNetwork(nn.Module):
         return self.exits(x)[-1]
 
 
-def _initialize(module: nn.Module) -> None:
-    for part in module.modules():
-        if isinstance(part, nn.Conv2d):
-            draw(part.weight)
-
-
-# ---------------------------------------------------------------- training all classifiers
+def _conv(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
+    layers = conv_bn(inputs, outputs, kernel)
+    draw(layers[0].get_parameter("weight"))
+    return layers
 
 
 def tau(epoch: int, epochs: int, depths: Sequence[float]) -> list[float]:
@@ -231,9 +225,6 @@ def exits_loss(logits: Tensor, y: Tensor, weights: Sequence[float]) -> Tensor:
     for weight, one in zip(weights, logits, strict=False):
         total = total + weight * cross_entropy(one, y)
     return total
-
-
-# ---------------------------------------------------------------- early exit
 
 
 class Exited(NamedTuple):
@@ -306,23 +297,19 @@ def all_exits(net: Any, data: TensorData, batch_size: int = 512) -> tuple[Tensor
     return logits, torch.cat([y for _, y in batches])
 
 
-def exit_curve(net: GrowingNetwork, data: TensorData, thresholds: Sequence[float]) -> pd.DataFrame:
-    """Accuracy and cost of early exit: a row per threshold with q, accuracy, depth and macs.
-
-    `depth` is the mean number of the classifier that answers (from 0), `macs` the mean number of
-    multiply-adds per example. Computes every classifier once.
-    """
-    import pandas as pd
-
+def exit_curve(
+    net: GrowingNetwork, data: TensorData, thresholds: Sequence[float]
+) -> list[dict[str, float]]:
+    """Means over `data` per threshold: q, accuracy, depth (from 0) and multiply-adds (macs)."""
     logits, y = all_exits(net, data)
     price = torch.tensor(exit_macs(net), device=y.device, dtype=torch.float64)
     rows = []
     for q in thresholds:
         depth = exit_depth(logits, q)  # [N]
-        answer = logits.argmax(-1).gather(0, depth[None])[0]
-        right, spent = (answer == y).double().mean(), price[depth].mean()
-        rows.append((q, float(right), float(depth.double().mean()), float(spent)))
-    return pd.DataFrame(rows, columns=["q", "accuracy", "depth", "macs"])
+        right = logits.argmax(-1).gather(0, depth[None])[0] == y
+        means = torch.stack([right.double(), depth.double(), price[depth]]).mean(1).tolist()
+        rows.append(dict(zip(("q", "accuracy", "depth", "macs"), (q, *means), strict=True)))
+    return rows
 
 
 def exit_macs(net: GrowingNetwork) -> list[int]:

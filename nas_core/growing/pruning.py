@@ -35,9 +35,6 @@ def count(masks: Weights) -> int:
     return sum(int(m.count_nonzero()) for m in masks.values())
 
 
-# ---------------------------------------------------------------- scores
-
-
 def magnitude(weights: Weights) -> dict[str, Tensor]:
     """|w|."""
     return {name: w.detach().abs() for name, w in weights.items()}
@@ -93,9 +90,6 @@ def draw(w: Tensor) -> None:
         nn.init.kaiming_uniform_(w, a=5**0.5)
 
 
-# ---------------------------------------------------------------- masks
-
-
 def keep_count(ratio: float, total: int) -> int:
     """κ = int(ratio · total), the number of weights that the report keeps of a block."""
     if not 0 <= ratio <= 1:
@@ -121,11 +115,8 @@ def keep_best(
         ValueError: when scores are not finite, or `within` leaves fewer weights than `keep`.
     """
     if not isinstance(keep, int):
-        masks: dict[str, Tensor] = {}
-        for name, score in scores.items():
-            inside = None if within is None else {name: within[name]}
-            masks |= keep_best({name: score}, keep[name], within=inside)
-        return masks
+        each = [keep_best({k: score}, keep[k], within=within) for k, score in scores.items()]
+        return {name: mask for masks in each for name, mask in masks.items()}
     flat = torch.cat([score.flatten() for score in scores.values()])
     if not flat.isfinite().all():
         raise ValueError("scores must be finite; the loss of the scored batch was not")
@@ -140,6 +131,10 @@ def keep_best(
     return {k: part.view_as(score) for (k, score), part in zip(scores.items(), parts, strict=True)}
 
 
+def keep_all(weights: Weights) -> dict[str, Tensor]:
+    return {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
+
+
 def layer_counts(masks: Weights) -> dict[str, int]:
     """Kept weights of every layer, as `keep_best` takes them.
 
@@ -149,37 +144,26 @@ def layer_counts(masks: Weights) -> dict[str, int]:
     return {name: int(mask.sum()) for name, mask in masks.items()}
 
 
-def uniform_counts(scores: Weights, ratio: float) -> dict[str, int]:
-    """The same ratio in every layer."""
-    return {name: keep_count(ratio, score.numel()) for name, score in scores.items()}
+def keep_filters(scores: Weights, ratio: float, parameters: Weights) -> dict[str, Tensor]:
+    """Structured masks: the filters with the largest mean scores, at least one per convolution.
 
-
-def keep_filters(
-    scores: Weights, ratio: float, parameters: Weights | None = None
-) -> dict[str, Tensor]:
-    """Structured masks: whole filters (rows of a linear layer) with the largest mean scores.
-
-    The filters of all layers compete; each layer keeps at least its best one.
+    All convolutions compete; linear layers stay whole.
 
     Args:
-        parameters: all of the network by name: batch norm of a removed filter is masked as well,
+        parameters: all of the network by name. Batch norm of a removed filter gets a mask too,
             without which the filter would go on as a constant.
     """
+    scores = {name: score for name, score in scores.items() if score.dim() > 2}
     means = {name: score.flatten(1).mean(1) for name, score in scores.items()}
     for mean in means.values():
         mean[mean.argmax()] = torch.finfo(mean.dtype).max
     filters = sum(len(mean) for mean in means.values())
     kept = keep_best(means, max(len(means), keep_count(ratio, filters)))
     masks = {k: kept[k].view(-1, *[1] * (s.dim() - 1)).expand_as(s) for k, s in scores.items()}
-    for name in scores:  # in `conv_bn`, batch norm is layer 1 and the convolution layer 0
+    for name, mask in kept.items():  # `conv_bn` names the convolution 0 and its batch norm 1
         norm = name.removesuffix("0.weight") + "1."
-        masks |= {
-            norm + k: kept[name] for k in ("weight", "bias") if norm + k in (parameters or {})
-        }
+        masks |= {norm + k: mask for k in ("weight", "bias") if norm + k in parameters}
     return masks
-
-
-# ---------------------------------------------------------------- keeping weights pruned
 
 
 @torch.no_grad()
@@ -200,43 +184,33 @@ def hold(optimizer: torch.optim.Optimizer, weights: Weights, masks: Weights) -> 
 
 
 def rewind(module: nn.Module, state: Mapping[str, Tensor], masks: Weights) -> None:
-    """Set `module` to an earlier `state_dict` and prune it: a lottery ticket.
-
-    Args:
-        state: of epoch 0 (Frankle and Carbin, 2019) or of an early epoch ("rewinding", Frankle
-            et al., 2019).
-    """
+    """Set `module` to the `state_dict` of the start or of an early epoch, and prune it again."""
     module.load_state_dict(state)
     apply(dict(module.named_parameters()), masks)
 
 
 def lottery_ticket(
     module: nn.Module,
-    train: Callable[[Weights, int], Mapping[str, Tensor] | None],
-    *,
+    state: Mapping[str, Tensor],
+    train: Callable[[Weights], object],
     keep: float,
-    rounds: int,
+    rounds: int = 1,
 ) -> dict[str, Tensor]:
-    """Iterative magnitude pruning: train, prune, rewind, `rounds` times; returns the masks.
+    """Train, prune the smallest weights, rewind, `rounds` times; returns the masks.
 
     Args:
         module: left rewound and pruned, ready for its last training.
-        train: `train(masks, round)` trains `module` with these masks held. It may return a
-            `state_dict` of an early epoch of round 0, to which all rounds rewind; otherwise
-            they rewind to the weights that `module` has now.
+        state: its `state_dict` before training (Frankle and Carbin, 2019) or after an early epoch
+            (Frankle et al., 2019); a deep copy.
+        train: `train(masks)` trains `module` with these masks held.
         keep: share of all weights at the end; every round keeps keep^(1/rounds) of the rest.
     """
-    if not 0 < keep <= 1 or rounds < 1:
-        raise ValueError(f"keep is {keep}, rounds {rounds}; use 0 < keep ≤ 1 and at least 1 round")
-    start = {name: value.clone() for name, value in module.state_dict().items()}
     parts = weights(module)
-    masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in parts.items()}
+    masks = keep_all(parts)
     total = count(masks)
-    for r in range(rounds):
-        early = train(masks, r)
-        if r == 0 and early is not None:
-            start = {name: value.clone() for name, value in early.items()}
-        left = keep if r == rounds - 1 else keep ** ((r + 1) / rounds)
-        masks = keep_best(magnitude(parts), keep_count(left, total), within=masks)
-        rewind(module, start, masks)
+    for r in range(1, rounds + 1):
+        train(masks)
+        left = keep_count(keep ** (r / rounds), total)
+        masks = keep_best(magnitude(parts), left, within=masks)
+        rewind(module, state, masks)
     return masks

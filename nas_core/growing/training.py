@@ -7,10 +7,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nas_core.growing import pruning
 from nas_core.growing.network import GrowingNetwork, all_exits, exits_loss, tau
@@ -22,9 +22,6 @@ from nas_core.training import (
     set_lr,
     train_epoch,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -65,21 +62,14 @@ class Schedule:
         Every pruning epoch prunes all blocks that are older than it and below their number of
         steps. One-shot: each block once, at the first pruning epoch after its birth.
         """
-        born = (0, *self.grow) if births is None else births
-        return sorted(
-            (epoch, block, step)
-            for block, birth in enumerate(born)
-            for epoch, step in zip(
-                (p for p in self.prune if p > birth), range(1, self.steps + 1), strict=False
-            )
-        )
+        events = []
+        for block, birth in enumerate((0, *self.grow) if births is None else births):
+            epochs = [epoch for epoch in self.prune if epoch > birth][: self.steps]
+            events += [(epoch, block, step) for step, epoch in enumerate(epochs, start=1)]
+        return sorted(events)
 
     def scaled(self, epochs: int) -> Schedule:
-        """The same shares of a shorter or longer run; events stay in order and apart.
-
-        Raises:
-            ValueError: when there is no room for all of them.
-        """
+        """The same shares of another number of epochs; events stay in order and apart."""
 
         def place(old: tuple[int, ...], rounding: Callable[[float], int]) -> tuple[int, ...]:
             new: list[int] = []
@@ -90,13 +80,9 @@ class Schedule:
             return tuple(new)
 
         # Pruning is rounded up and growing down, so that a block has been trained when pruned.
-        return replace(
-            self,
-            epochs=epochs,
-            milestones=place(self.milestones, round),
-            grow=place(self.grow, math.floor),
-            prune=place(self.prune, math.ceil),
-        )
+        milestones = place(self.milestones, round)
+        grow, prune = place(self.grow, math.floor), place(self.prune, math.ceil)
+        return replace(self, epochs=epochs, milestones=milestones, grow=grow, prune=prune)
 
 
 BASELINE = Schedule(100, 0.1, (35, 60, 85), (0.1, 0.1, 0.1), ())  # table 1
@@ -127,27 +113,12 @@ class GrowConfig:
 class Grown:
     """What a run leaves besides the trained network."""
 
-    history: pd.DataFrame  # row per epoch: lr, loss, blocks, kept, val_0 …, val_accuracy (deepest)
+    history: (
+        Any  # table with a row per epoch: lr, loss, blocks, kept, val_0 …, val_accuracy (deepest)
+    )
     masks: dict[str, Tensor]  # by name of the weight
     births: tuple[int, ...]  # epoch of every block
     best_epoch: int | None
-
-
-def choose(
-    parts: dict[str, nn.Parameter], keep: int, config: GrowConfig, loss: Callable[[], Tensor],
-    net: nn.Module, within: dict[str, Tensor], generator: torch.Generator,
-) -> dict[str, Tensor]:  # fmt: skip
-    """Masks that keep `keep` of the weights `parts`, by the score of `config`; all compete."""
-    if config.score == "magnitude":
-        return pruning.keep_best(pruning.magnitude(parts), keep, within=within)
-    if config.score == "random":
-        return pruning.keep_best(pruning.random(parts, generator), keep, within=within)
-    scores = pruning.snip(parts, loss, module=net, reinit=config.reinit)
-    masks = pruning.keep_best(scores, keep, within=within)
-    if config.score == "snip":
-        return masks
-    drawn = pruning.random(parts, generator)
-    return pruning.keep_best(drawn, pruning.layer_counts(masks), within=within)
 
 
 def grow_and_prune(
@@ -196,15 +167,19 @@ def grow_and_prune(
         mine = pruning.weights(net, net.block(block))
         ratio = pruning.keep_ratio(keeps[block], step, schedule.steps)
         keep = pruning.keep_count(ratio, sum(w.numel() for w in mine.values()))
-        within = {k: masks.get(k, torch.ones_like(w, dtype=torch.bool)) for k, w in mine.items()}
+        within = pruning.keep_all(mine) | {k: masks[k] for k in mine if k in masks}
         scored = partial(loss, *next(batches), epoch)
-        masks.update(choose(mine, keep, config, scored, net, within, generator))
+        scores = pruning.magnitude(mine)
+        if config.score == "random":
+            scores = pruning.random(mine, generator)
+        elif config.score != "magnitude":
+            scores = pruning.snip(mine, scored, module=net, reinit=config.reinit)
+        new = pruning.keep_best(scores, keep, within=within)
+        if config.score == "snip ratios":
+            counts, scores = pruning.layer_counts(new), pruning.random(mine, generator)
+            new = pruning.keep_best(scores, counts, within=within)
+        masks.update(new)
         pruning.apply(parts, masks)
-
-    def grow(epoch: int) -> None:
-        optimizer.add_param_group({"params": net.grow()})
-        births.append(epoch)
-        parts.update(pruning.weights(net))
 
     def one_epoch(epoch: int) -> dict[str, float]:
         nonlocal best
@@ -213,7 +188,9 @@ def grow_and_prune(
             prune(epoch, block, step)
         wanted = epoch in schedule.grow if grow_when is None else grow_when(net, rows)
         if grows := wanted and net.blocks < len(net.plan.cells):
-            grow(epoch)
+            optimizer.add_param_group({"params": net.grow()})
+            births.append(epoch)
+            parts.update(pruning.weights(net))
         if due or grows:
             best = None  # a network before its last growth or pruning is another network
         set_lr(optimizer, schedule.lr_at(epoch))

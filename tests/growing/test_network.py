@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -240,7 +241,7 @@ def test_overthinking_and_the_curve_are_counted_by_hand():
     assert growing.overthinking(logits, y).tolist() == over and sum(over) > 0
     oracle = sum(any(a[i] == y[i] for a in answers) for i in range(40))
     assert oracle == sum(over) + sum(answers[-1][i] == y[i] for i in range(40))
-    curve = growing.exit_curve(net.train(), data, [0, q, 1])
+    curve = pd.DataFrame(growing.exit_curve(net.train(), data, [0, q, 1]))
     assert net.training
     net.eval()
     for row in curve.itertuples():

@@ -120,7 +120,7 @@ def test_the_best_weights_are_kept_globally_and_per_layer():
         kept = torch.cat([scores[k][m] for k, m in masks.items()])
         gone = torch.cat([scores[k][~m] for k, m in masks.items()])
         assert not len(kept) or not len(gone) or kept.min() >= gone.max()
-    layers = pruning.uniform_counts(scores, 0.3)
+    layers = {k: pruning.keep_count(0.3, s.numel()) for k, s in scores.items()}
     masks = pruning.keep_best(scores, layers)
     for name, mask in masks.items():
         assert mask.sum() == layers[name] == int(0.3 * mask.numel())
@@ -176,17 +176,26 @@ def test_random_masks_with_the_ratios_of_another_score():
     assert any(not torch.equal(control[k], masks[k]) for k in masks)
 
 
-def test_structured_masks_keep_whole_filters():
+def test_structured_masks_keep_whole_filters_with_their_batch_norm():
     net, *_ = example()
+    parameters = dict(net.named_parameters())
     scores = pruning.magnitude(pruning.weights(net))
-    filters = sum(len(s) for s in scores.values())
-    masks = pruning.keep_filters(scores, 0.5)
-    rows = [mask.flatten(1) for mask in masks.values()]
-    assert all((r.all(1) | ~r.any(1)).all() and r.any() for r in rows)
-    assert sum(int(r.all(1).sum()) for r in rows) == int(0.5 * filters)
-    assert all(int(m.flatten(1).all(1).sum()) == 1 or len(m) for m in masks.values())
-    few = pruning.keep_filters(scores, 0.0)
-    assert all(m.flatten(1).all(1).sum() == 1 for m in few.values())
+    convolutions = {k: s for k, s in scores.items() if s.dim() == 4}
+    filters = sum(len(s) for s in convolutions.values())
+    masks = pruning.keep_filters(scores, 0.5, parameters)
+    rows = {k: masks[k].flatten(1) for k in convolutions}
+    assert all((r.all(1) | ~r.any(1)).all() and r.any() for r in rows.values())
+    assert sum(int(r.all(1).sum()) for r in rows.values()) == int(0.5 * filters)
+    assert set(masks) == {
+        *convolutions,
+        *(k for k in parameters if ".1." in k and "classifiers" not in k),
+    }
+    for name, r in rows.items():
+        for norm in ("1.weight", "1.bias"):
+            assert torch.equal(masks[name.removesuffix("0.weight") + norm], r.all(1))
+    few = pruning.keep_filters(scores, 0.0, parameters)
+    best = {k: int(s.flatten(1).mean(1).argmax()) for k, s in convolutions.items()}
+    assert all(few[k].flatten(1).all(1).nonzero().tolist() == [[best[k]]] for k in convolutions)
 
 
 # ---------------------------------------------------------------- the report's counts
@@ -270,7 +279,7 @@ def test_lottery_ticket_rewinds_survivors_to_their_first_values():
     start = {k: v.clone() for k, v in net.state_dict().items()}
     seen, trained = [], []
 
-    def train(masks, r):
+    def train(masks):
         assert all((net.get_parameter(k)[~m] == 0).all() for k, m in masks.items())
         seen.append(masks)
         with torch.no_grad():
@@ -279,8 +288,7 @@ def test_lottery_ticket_rewinds_survivors_to_their_first_values():
         pruning.apply(dict(net.named_parameters()), masks)
         trained.append({k: p.detach().clone() for k, p in net.named_parameters()})
 
-    masks = pruning.lottery_ticket(net, train, keep=0.2, rounds=3)
-    assert pruning.count(masks) == int(0.2 * 90) and len(seen) == 3
+    masks = pruning.lottery_ticket(net, start, train, keep=0.2, rounds=3)
     counts = [pruning.count(m) for m in (*seen, masks)]
     assert counts == [90, int(90 * 0.2 ** (1 / 3)), int(90 * 0.2 ** (2 / 3)), 18]
     for old, new in zip(seen, [*seen[1:], masks], strict=True):
@@ -293,13 +301,10 @@ def test_lottery_ticket_rewinds_survivors_to_their_first_values():
         assert torch.equal(value, start[name] * mask)
 
 
-def test_rewinding_goes_back_to_an_early_epoch_of_the_first_round():
+def test_rewinding_goes_back_to_the_state_of_an_early_epoch():
     net = mlp()
     early = {k: torch.full_like(v, 2.0) for k, v in net.state_dict().items()}
-    masks = pruning.lottery_ticket(
-        net, lambda masks, r: early if r == 0 else {k: -v for k, v in early.items()},
-        keep=0.5, rounds=2,
-    )  # fmt: skip
-    assert all((net.get_parameter(k)[m] == 2).all() for k, m in masks.items())
-    with pytest.raises(ValueError, match="keep is 0"):
-        pruning.lottery_ticket(net, lambda masks, r: None, keep=0, rounds=1)
+    masks = pruning.lottery_ticket(net, early, lambda masks: None, keep=0.5, rounds=2)
+    assert pruning.count(masks) == 45
+    for name, value in net.named_parameters():
+        assert (value == 2 * masks.get(name, torch.tensor(True))).all()
