@@ -24,9 +24,7 @@ def connections(net: GrowingNetwork) -> tuple[Graph, Tensor]:
     plan, names = net.plan, ["stem", *(f"cell {i}" for i in range(len(net.cells)))]
     edges, shares = [], []
 
-    def edge(
-        name: str, ends: tuple[str, str], kind: str, slices: list[Tensor], pixels: int
-    ) -> None:
+    def edge(name: str, ends: tuple[str, str], kind: str, slices: Any, pixels: int) -> None:
         left = sum(int(s.count_nonzero()) for s in slices)
         edges.append(EdgeInfo(name, *ends, kind, "", left * pixels, left))
         floor = 1 if kind == "shortcut" else 0
@@ -39,7 +37,7 @@ def connections(net: GrowingNetwork) -> tuple[Graph, Tensor]:
         for m, slices in zip(net.reads[i], zip(*columns, strict=True), strict=True):
             kind = "shortcut" if cell.shortcut is None and m == i else "conv"
             ends = names[m], names[i + 1]
-            edge(" → ".join(ends), ends, kind, list(slices), plan.side**2)
+            edge(" → ".join(ends), ends, kind, slices, plan.side**2)
     for c, (head, reads) in enumerate(zip(net.classifiers, net.head_reads, strict=True)):
         for m, part in zip(reads, head.linear.weight.split(plan.width * POOLED**2, 1), strict=True):
             name = f"classifier {c}" + (f" of {names[m]}" if len(reads) > 1 else "")

@@ -1,7 +1,6 @@
 """Residual cells with internal classifiers: a network that grows block by block and exits early.
 
-Report sections 2.2, 3 and 5. A *cell* is a residual unit; a *block* is the cells between two
-classifiers, which are grown and pruned together.
+Report sections 2, 3 and 5. A *block* is the cells between two classifiers.
 """
 
 from __future__ import annotations
@@ -67,12 +66,10 @@ class Plan:
 
 
 class Cell(nn.Module):
-    """Two 3×3 convolutions with batch norm, and a shortcut (report figure 20).
+    """Two 3×3 convolutions and a shortcut: `[B, inputs, H, W]` → `[B, width, H, W]` (figure 20).
 
-    Args:
-        inputs: channels that it reads, `[B, inputs, H, W]`; it returns `[B, width, H, W]`.
-        project: the shortcut is a 1×1 convolution of everything it reads. Otherwise it is the
-            last `width` channels, which are the maps of the cell before.
+    With `project` the shortcut is a 1×1 convolution of everything the cell reads; otherwise it is
+    the last `width` channels, which are the maps of the cell before.
     """
 
     def __init__(self, inputs: int, width: int, *, project: bool):
@@ -108,21 +105,16 @@ class Classifier(nn.Module):
 class GrowingNetwork(nn.Module):
     """A shallow-deep network that starts with one block and can grow the others.
 
-    Maps are numbered: 0 is the stem's, i + 1 those of cell i. `reads[i]` lists the maps that cell
-    i concatenates, `head_reads[c]` those of classifier c.
-
-    Args:
-        plan: the shape of the grown network.
-        blocks: how many blocks it has now; None: all of them. Weights come from the global
-            generator of PyTorch.
+    It has `blocks` blocks of its plan now (None: all). Maps are numbered: 0 is the stem's, i + 1
+    those of cell i. `reads[i]` lists the maps that cell i concatenates, `head_reads[c]` those of
+    classifier c. Weights come from the global generator of PyTorch.
     """
 
     def __init__(self, plan: Plan | None = None, blocks: int | None = None):
         super().__init__()
         self.plan = plan = plan or Plan()
-        self.stem: Any = nn.Sequential(
-            *_conv(plan.in_channels, plan.width), nn.ReLU(), nn.MaxPool2d(plan.stem_pool)
-        )
+        pool = nn.MaxPool2d(plan.stem_pool)
+        self.stem: Any = nn.Sequential(*_conv(plan.in_channels, plan.width), nn.ReLU(), pool)
         self.cells: Any = nn.ModuleList()
         self.classifiers: Any = nn.ModuleList()
         self.reads: list[list[int]] = []
@@ -180,7 +172,7 @@ class GrowingNetwork(nn.Module):
     def _run_block(self, number: int, maps: list[Tensor]) -> Tensor | None:
         """Append the maps of a block's cells to `maps`; its logits, if it has a classifier."""
         for i in self._cells_of(number):
-            # A dead cell that was extracted reads no maps, and its own has no channels.
+            # A dead cell of an extracted network reads nothing; its map has no channels.
             read = [maps[m] for m in self.reads[i]] or [maps[0][:, :0]]
             maps.append(self.cells[i](torch.cat(read, 1)))
         if (head := self.head_of(number)) is None:
@@ -213,16 +205,12 @@ def tau(epoch: int, epochs: int, depths: Sequence[float]) -> list[float]:
 
 
 def exits_loss(logits: Tensor, y: Tensor, weights: Sequence[float]) -> Tensor:
-    """Cross-entropy of the deepest classifier plus Σ τ_i · cross-entropy of classifier i.
+    """Cross-entropy of the deepest classifier plus Σ τ_i · that of internal classifier i.
 
-    Args:
-        logits: `[exits, B, K]`.
-        weights: τ of the classifiers but the deepest one.
+    `logits` are `[exits, B, K]`, `weights` the τ of all classifiers but the deepest.
     """
-    if len(weights) != len(logits) - 1:
-        raise ValueError(f"{len(weights)} weights for {len(logits) - 1} internal classifiers")
     total = cross_entropy(logits[-1], y)
-    for weight, one in zip(weights, logits, strict=False):
+    for weight, one in zip(weights, logits[:-1], strict=True):
         total = total + weight * cross_entropy(one, y)
     return total
 
@@ -243,11 +231,9 @@ def confident(logits: Tensor, threshold: float) -> Tensor:
 
 
 def exit_depth(logits: Tensor, threshold: float) -> Tensor:
-    """Number of the first classifier that is confident, else of the last one: int64 `[B]`.
+    """Number of the first confident classifier, else of the last one, of `[exits, B, K]`: `[B]`.
 
-    Args:
-        logits: `[exits, B, K]`.
-        threshold: q. At 0 every example leaves at the first classifier, at 1 at the last.
+    With threshold 0 every example leaves at the first classifier, with 1 at the last.
     """
     sure = confident(logits, threshold)  # [exits, B]
     sure[-1] = True
@@ -256,13 +242,10 @@ def exit_depth(logits: Tensor, threshold: float) -> Tensor:
 
 @torch.no_grad()
 def early_exit(net: GrowingNetwork, x: Tensor, threshold: float) -> Exited:
-    """Answer a batch; blocks are computed only for the examples that have not left yet.
+    """Answer a batch `[B, C, H, W]`; blocks run only for the examples that have not left yet.
 
-    Args:
-        net: in evaluation mode.
-        x: `[B, C, H, W]`.
-        threshold: see `exit_depth`. An example that stays unsure gets the answer of the last
-            classifier (the code of Kaya et al. takes the most confident one instead).
+    An example that stays unsure gets the answer of the last classifier (the code of Kaya et al.
+    takes the most confident one). `net` must be in evaluation mode.
     """
     if net.training:
         raise ValueError("call net.eval() first: batch norm would mix the examples of the batch")
@@ -295,21 +278,6 @@ def all_exits(net: Any, data: TensorData, batch_size: int = 512) -> tuple[Tensor
     logits = torch.cat([net.exits(x).float() for x, _ in batches], 1)
     net.train(mode)
     return logits, torch.cat([y for _, y in batches])
-
-
-def exit_curve(
-    net: GrowingNetwork, data: TensorData, thresholds: Sequence[float]
-) -> list[dict[str, float]]:
-    """Means over `data` per threshold: q, accuracy, depth (from 0) and multiply-adds (macs)."""
-    logits, y = all_exits(net, data)
-    price = torch.tensor(exit_macs(net), device=y.device, dtype=torch.float64)
-    rows = []
-    for q in thresholds:
-        depth = exit_depth(logits, q)  # [N]
-        right = logits.argmax(-1).gather(0, depth[None])[0] == y
-        means = torch.stack([right.double(), depth.double(), price[depth]]).mean(1).tolist()
-        rows.append(dict(zip(("q", "accuracy", "depth", "macs"), (q, *means), strict=True)))
-    return rows
 
 
 def exit_macs(net: GrowingNetwork) -> list[int]:

@@ -1,8 +1,7 @@
 """Masks: which weights of a network are kept, by which score, and how they stay pruned.
 
-Weights, scores and masks are dictionaries with the same names: `weights(module)` gives the
-parameters, a score gives a number per weight, `keep_best` turns scores into masks. Convolutions
-and linear layers are pruned; biases, batch norm and mixing scalars never are.
+Weights, scores and masks are dictionaries with the same names. Convolutions and linear layers are
+pruned; biases, batch norm and mixing scalars never are.
 """
 
 from __future__ import annotations
@@ -52,13 +51,11 @@ def snip(
     module: nn.Module,
     reinit: Reinit = "none",
 ) -> dict[str, Tensor]:
-    """Connection sensitivity |w · ∂L/∂w| (Lee et al., 2019).
-
-    It is the size of the gradient with respect to a mask that multiplies the weights, at mask 1.
+    """Connection sensitivity |w · ∂L/∂w| (Lee et al., 2019): the gradient of a mask at 1.
 
     Args:
         loss: of one batch, in training mode; called once.
-        module: the network. The statistics of its batch norm are as before afterwards.
+        module: the network; the statistics of its batch norm come back afterwards.
         reinit: `"none"` scores the weights as they are; `"score only"` scores fresh random weights
             and puts the trained ones back; `"persistent"` leaves the fresh ones in place.
     """
@@ -138,8 +135,7 @@ def keep_all(weights: Weights) -> dict[str, Tensor]:
 def layer_counts(masks: Weights) -> dict[str, int]:
     """Kept weights of every layer, as `keep_best` takes them.
 
-    `keep_best(random(weights, generator), layer_counts(masks))` draws a random mask with the same
-    ratios per layer: the control that tells whether a score knows more than these ratios.
+    With random scores they are the control that tells whether a score knows more than its ratios.
     """
     return {name: int(mask.sum()) for name, mask in masks.items()}
 
@@ -149,9 +145,8 @@ def keep_filters(scores: Weights, ratio: float, parameters: Weights) -> dict[str
 
     All convolutions compete; linear layers stay whole.
 
-    Args:
-        parameters: all of the network by name. Batch norm of a removed filter gets a mask too,
-            without which the filter would go on as a constant.
+    Of `parameters`, all of the network by name, batch norm of a removed filter gets a mask too:
+    without it the filter would go on as a constant.
     """
     scores = {name: score for name, score in scores.items() if score.dim() > 2}
     means = {name: score.flatten(1).mean(1) for name, score in scores.items()}
@@ -176,8 +171,7 @@ def apply(weights: Weights, masks: Weights) -> None:
 def hold(optimizer: torch.optim.Optimizer, weights: Weights, masks: Weights) -> Any:
     """Apply the masks now and after every step of `optimizer`; `.remove()` ends that.
 
-    Momentum and weight decay would otherwise bring pruned weights back. Masks that are added to
-    the dictionary later are applied as well.
+    Momentum would otherwise bring pruned weights back. Masks added later are applied as well.
     """
     apply(weights, masks)
     return optimizer.register_step_post_hook(lambda *_: apply(weights, masks))

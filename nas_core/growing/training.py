@@ -14,14 +14,7 @@ from torch import Tensor
 
 from nas_core.growing import pruning
 from nas_core.growing.network import GrowingNetwork, all_exits, exits_loss, tau
-from nas_core.training import (
-    Splits,
-    check_optimizer,
-    make_optimizer,
-    run_epochs,
-    set_lr,
-    train_epoch,
-)
+from nas_core.training import Splits, make_optimizer, run_epochs, set_lr, train_epoch
 
 
 @dataclass(frozen=True)
@@ -41,15 +34,11 @@ class Schedule:
     steps: int = 1  # prunings until a block has reached its ratio: 1 is one-shot
 
     def __post_init__(self) -> None:
-        check_optimizer("sgd", self.lr, 0, 0)
-        if len(self.milestones) != len(self.gammas):
-            raise ValueError(f"{len(self.gammas)} gammas for {len(self.milestones)} milestones")
-        for name in ("milestones", "grow", "prune"):
-            epochs = getattr(self, name)
-            if list(epochs) != sorted(set(epochs)) or (epochs and epochs[0] < 0):
-                raise ValueError(f"{name} {epochs} must be increasing and at least 0")
-        if self.steps < 1 or self.epochs < max((0, *self.grow, *self.prune)):
-            raise ValueError(f"{self} grows or prunes after its last epoch")
+        if len(self.milestones) != len(self.gammas) or self.lr <= 0 or self.steps < 1:
+            raise ValueError(f"{self} needs a gamma per milestone, lr above 0 and a step")
+        for epochs in (self.milestones, self.grow, self.prune):
+            if list(epochs) != sorted(set(epochs)) or {-1, *epochs} - {*range(-1, self.epochs + 1)}:
+                raise ValueError(f"epochs {epochs} must be increasing, in 0…{self.epochs}")
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate: lr times the factor of every milestone that was reached."""
@@ -113,9 +102,7 @@ class GrowConfig:
 class Grown:
     """What a run leaves besides the trained network."""
 
-    history: (
-        Any  # table with a row per epoch: lr, loss, blocks, kept, val_0 …, val_accuracy (deepest)
-    )
+    history: Any  # a row per epoch: lr, loss, blocks, kept, val_0 …, val_accuracy (the deepest)
     masks: dict[str, Tensor]  # by name of the weight
     births: tuple[int, ...]  # epoch of every block
     best_epoch: int | None
@@ -131,11 +118,10 @@ def grow_and_prune(
 ) -> Grown:
     """Train `net` along the schedule, in place (report figures 15 and 17).
 
-    Every epoch first prunes, then grows, then trains all classifiers with the loss of
-    `exits_loss`. No weight is frozen; new ones get the current learning rate.
+    Every epoch first prunes, then grows, then trains all classifiers on `exits_loss`. No weight is
+    frozen; new ones get the current learning rate. `net` has one block if the schedule grows.
 
     Args:
-        net: with one block if the schedule grows; its device is that of the data.
         grow_when: `grow_when(net, rows so far)` decides before every epoch whether a block is
             grown, instead of the schedule: a plateau of the loss, or multiply-adds to spare.
     """
@@ -196,9 +182,8 @@ def grow_and_prune(
         set_lr(optimizer, schedule.lr_at(epoch))
         net.train()
         lonely = len(data.train) > config.batch_size and len(data.train) % config.batch_size == 1
-        batches = data.train.batches(
-            config.batch_size, seed=config.seed, epoch=epoch, drop_last=lonely
-        )
+        size, seed = config.batch_size, config.seed
+        batches = data.train.batches(size, seed=seed, epoch=epoch, drop_last=lonely)
         value = train_epoch(batches, lambda x, y: loss(x, y, epoch), optimizer)
         logits, y = all_exits(net, data.val)
         right = (logits.argmax(-1) == y).double().mean(1).tolist()  # [exits]
@@ -218,4 +203,4 @@ def grow_and_prune(
         hold.remove()
     if best is not None:
         net.load_state_dict(best[2])
-    return Grown(result.history.frame(), masks, tuple(births), None if best is None else best[1])
+    return Grown(result.history.frame(), masks, tuple(births), best[1] if best else None)

@@ -116,7 +116,7 @@ def test_scaled_schedules_keep_the_order_of_events(name, epochs):
     [{"gammas": (0.1,)}, {"grow": (50, 25)}, {"lr": 0.0}, {"prune": (300,)}, {"steps": 0}],
 )
 def test_wrong_schedules_are_refused(wrong):
-    with pytest.raises(ValueError, match="gammas|increasing|above 0|after its last"):
+    with pytest.raises(ValueError, match="gamma per milestone|increasing"):
         Schedule(**wrong)
 
 
