@@ -80,7 +80,12 @@ class Run:
                 f"The network did not learn (loss {first:.3g} in the first epoch, {last:.3g} in "
                 "the last), so that Γ followed the cost alone: change lr, or train longer."
             )
-        if settled <= len(gamma) / 2 and not undecided:
+        if not self.meets_budget and bool((gamma[-1] > 0.5).all()):
+            remarks.append(
+                f"No gate closed in {len(gamma)} epochs of search although the budget is exceeded: "
+                "raise gamma_lr (× 3 to × 10), or search longer."
+            )
+        elif settled <= len(gamma) / 2 and not undecided:
             remarks.append(
                 f"Γ stood still after {settled} of {len(gamma)} epochs of search, before the loss "
                 "could say much: lower gamma_lr (÷ 3 to ÷ 10), set gamma_momentum to 0, or bound "

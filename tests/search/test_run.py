@@ -74,6 +74,13 @@ def test_a_gamma_that_never_moves_is_undecided_or_frozen():
     assert any("4 of 5 gates are undecided" in remark for remark in open_gates.diagnosis())
 
 
+def test_a_gamma_too_slow_to_close_a_gate_is_told_to_go_faster():
+    still = run_of(settling(400), cost=150.0)
+    assert still.diagnosis()[0].startswith("No gate closed in 16 epochs")
+    assert "raise gamma_lr" in still.diagnosis()[0]
+    assert not any("lower gamma_lr" in remark for remark in still.diagnosis())
+
+
 def test_an_interrupted_warm_up_has_no_remarks():
     run = run_of(settling(14))
     run.history, run.probabilities = run.history[:WARMUP], run.probabilities[:WARMUP]
