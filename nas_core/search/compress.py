@@ -1,28 +1,10 @@
-"""Three classical ways to make a *given* network smaller (thesis section 2.3)."""
+"""Making a *given* network smaller (thesis section 2.3); pruning is in `nas_core.growing`."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-
-def prune_by_magnitude(net: nn.Module, share: float) -> int:
-    """Set the smallest `share` of all weight entries to zero, in place; returns how many are left.
-
-    Global over convolutions and linear layers; biases and batch norm stay.
-    """
-    if not 0 <= share < 1:
-        raise ValueError(f"share {share}; it must be at least 0 and below 1")
-    weights = _weights(net)
-    every = torch.cat([w.detach().abs().flatten() for w in weights])
-    count = int(share * len(every))
-    if count:
-        bound = every.kthvalue(count).values
-        with torch.no_grad():
-            for w in weights:
-                w.mul_(w.abs() > bound)
-    return sum(int(w.count_nonzero()) for w in weights)
 
 
 def quantise_weights(net: nn.Module, bits: int) -> float:

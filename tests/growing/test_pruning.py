@@ -198,6 +198,19 @@ def test_structured_masks_keep_whole_filters_with_their_batch_norm():
     assert all(few[k].flatten(1).all(1).nonzero().tolist() == [[best[k]]] for k in convolutions)
 
 
+def test_magnitude_pruning_removes_exactly_the_smallest_of_all_layers():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 5))
+    parts = pruning.weights(net)
+    assert list(parts) == ["0.weight", "3.weight"]
+    before = torch.cat([w.flatten() for w in parts.values()]).detach().clone()
+    pruning.apply(parts, pruning.keep_best(pruning.magnitude(parts), 152 - 38))
+    after = torch.cat([w.flatten() for w in parts.values()]).detach()
+    gone = after == 0
+    assert gone.sum() == 38 and before[gone].abs().max() <= before[~gone].abs().min()
+    assert torch.equal(after[~gone], before[~gone]) and net[1].weight.all()
+
+
 # ---------------------------------------------------------------- the report's counts
 
 

@@ -7,27 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nas_core.search.compress import distillation_loss, prune_by_magnitude, quantise_weights
+from nas_core.search.compress import distillation_loss, quantise_weights
 
 
 def _net():
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 5))
-
-
-def test_pruning_removes_exactly_the_smallest():
-    net = _net()
-    before = torch.cat([net[0].weight.flatten(), net[3].weight.flatten()]).detach().clone()
-    left = prune_by_magnitude(net, 0.25)
-    after = torch.cat([net[0].weight.flatten(), net[3].weight.flatten()]).detach()
-    gone = after == 0
-    assert gone.sum() == len(before) // 4 and left == len(before) - len(before) // 4
-    assert before[gone].abs().max() <= before[~gone].abs().min()
-    assert torch.equal(after[~gone], before[~gone])
-    with pytest.raises(ValueError, match="below 1"):
-        prune_by_magnitude(net, 1.0)
-    with pytest.raises(ValueError, match="no convolution"):
-        prune_by_magnitude(nn.ReLU(), 0.5)
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
