@@ -7,8 +7,10 @@ crash, a lost node), only the trials in progress are lost; the same call continu
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import hashlib
+import importlib
 import inspect
 import itertools
 import json
@@ -207,6 +209,12 @@ def _pickled(fn: Callable) -> bytes:
     """`fn` as bytes that another process can run."""
     if not callable(fn):
         raise SweepError(f"fn is {fn!r}; give a function that takes a configuration's values")
+    # A function that names both `torch` and an attribute `classes` or `ops` seems to use
+    # torch.classes or torch.ops, objects that pass for modules and cannot be pickled as such.
+    for name in ("classes", "ops"):
+        module = getattr(sys.modules.get("torch"), name, None)
+        if module is not None:
+            copyreg.pickle(type(module), lambda m: (importlib.import_module, (m.__name__,)))
     try:
         return cloudpickle.dumps(fn)
     except Exception as error:  # whatever an attribute's own __reduce__ raises

@@ -16,7 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nas_core.search.sweeps import SweepError, code_version, grid, map_trials, stored, sweep
+from nas_core.search.sweeps import (
+    SweepError,
+    _pickled,
+    code_version,
+    grid,
+    map_trials,
+    stored,
+    sweep,
+)
 from tests.search import sweep_trials as trials
 
 
@@ -408,3 +416,17 @@ def test_a_store_belongs_to_one_function(tmp_path):
 
 def test_empty_sweep_is_an_empty_table():
     assert len(sweep(trials.square, [])) == 0
+
+
+def test_a_function_that_names_torch_and_classes_can_be_sent():
+    """cloudpickle takes `torch` and `.classes` for the module torch.classes, which is none."""
+    import cloudpickle
+    import torch
+
+    class Data:
+        classes, ops = ("a", "b"), 3
+
+    def trial(n):
+        return float(torch.ones(len(Data.classes)).sum()) + Data.ops + n
+
+    assert cloudpickle.loads(_pickled(trial))(1) == 6.0
