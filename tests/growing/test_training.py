@@ -1,5 +1,6 @@
 """Schedules of the report exactly, and the loop that grows and prunes along them."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -173,6 +174,44 @@ def test_blocks_reach_exactly_their_kept_numbers(score, steps):
         expected.append(total)
     assert kept == expected
     assert grown.best_epoch >= max(e for e, *_ in events)
+
+
+def test_iterative_pruning_never_brings_a_weight_back():
+    schedule = short(prune=(1, 3, 5, 7, 8, 9, 10), steps=3, epochs=11)
+    torch.manual_seed(0)
+    net, seen = GrowingNetwork(PLAN, blocks=1), []
+
+    def watch(net, rows):  # as the schedule, but looks at the weights before every epoch
+        seen.append({k: w.detach() != 0 for k, w in pruning.weights(net).items()})
+        return len(rows) in schedule.grow
+
+    config = GrowConfig(schedule, keep=0.2, batch_size=20, score_examples=20)
+    grown = grow_and_prune(net, problem(), config, grow_when=watch, progress=False)
+    for old, new in pairwise(seen):
+        assert all((new[k] <= old[k]).all() for k in old)
+    assert grown.births == (0, 2, 4, 6) and all(
+        (grown.masks[k] <= seen[-1][k]).all() for k in grown.masks
+    )
+    assert pruning.count(seen[-1]) < pruning.count(seen[-3]) < pruning.count(seen[-5])
+
+
+@pytest.mark.parametrize("reading", ["A", "B"])
+def test_pruned_report_networks_have_the_printed_numbers_of_weights(reading):
+    """Pruning every block of the real dense network by SNIP gives table 16's 38,571."""
+    cells = (3, 3, 2, 2 if reading == "A" else 1)
+    torch.manual_seed(0)
+    net = GrowingNetwork(Plan(reading=reading, cells=cells))
+    x, y = torch.randn(2, 3, 32, 32), torch.tensor([0, 1])
+    parts, ratios = pruning.weights(net), (0.4, 0.3, 0.2, 0.1)
+
+    def loss():
+        return torch.nn.functional.cross_entropy(net.exits(x).sum(0), y)
+
+    for b, ratio in enumerate(ratios):
+        mine = pruning.weights(net, net.block(b))
+        keep = pruning.keep_count(ratio, sum(w.numel() for w in mine.values()))
+        pruning.apply(parts, pruning.keep_best(pruning.snip(mine, loss, module=net), keep))
+    assert pruning.count(parts) == 38_571
 
 
 def test_the_moved_head_stays_pruned_where_it_was():
