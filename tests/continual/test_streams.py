@@ -37,7 +37,7 @@ from nas_core.continual.streams import (
     long_specs,
     small_fraction,
 )  # fmt: skip
-from nas_core.data import DataNotFound, read_images
+from nas_core.data import CorruptData, DataNotFound, read_images
 from nas_core.data.reference import load as reference
 
 SMALL = Embedded(16, (110, 40, 10))
@@ -337,9 +337,23 @@ def test_real_streams_and_the_rows_of_appendix_a():
     assert digits.input_shape == (1, 28, 28) and len(digits.train) == 50_000
 
 
+@pytest.fixture
+def whole_sets(tmp_path, monkeypatch):
+    """The data root without a CIFAR-100 that is only there in part: it would be refused."""
+    for entry in os.scandir(DATA):
+        (tmp_path / entry.name).symlink_to(entry.path)
+    try:
+        read_images("cifar100")
+    except CorruptData:
+        (tmp_path / "cifar-100-python").unlink()
+    except DataNotFound:
+        pass
+    monkeypatch.setenv("NAS_DATA", str(tmp_path))
+
+
 @pytest.mark.skipif(not os.path.isdir(os.path.join(DATA, "MNIST")), reason="NAS_DATA has no MNIST")
 @pytest.mark.parametrize("name", ["minus", "plus", "in", "out", "pl"])
-def test_ctrl_on_real_images_with_families_for_what_is_missing(name):
+def test_ctrl_on_real_images_with_families_for_what_is_missing(name, whole_sets):
     images = task_source("real", 16, (60, 30, 20))
     assert "digits" not in images.embedded_for
     sizes = {"large": (500, 100), "small": (200, 100), "tiny": (50, 30)}

@@ -71,7 +71,6 @@ CONTROLS = {
     },
     "skewness left at n = 9, share": {"no root": lambda: 1.0},
     "largest difference of the two paths": {"not centered": paths_without_centering},
-    "largest difference to the exercise": {"not centered": paths_without_centering},
     "error after ten iterations": {"three iterations": three_iterations},
     "parameters of CBP": {"no signs and buckets": lambda: 23 * 8192},
     "accuracy of GAP (chance is 12.5)": {"a head that sees covariance": lambda: accuracy("SMSO")},
