@@ -170,3 +170,15 @@ def to_png(figure: Figure, dpi: int = 80, small: bool = False) -> bytes:
     few = image.quantize(palette=_still_colours(), dither=Image.Dither.NONE)
     few.save(out, "PNG", optimize=True)
     return out.getvalue()
+
+
+def fewer_colours(png: bytes) -> bytes:
+    """The same picture in at most 256 colours, if that makes the file smaller.
+
+    Charts have few colours, so nothing is seen of it; a second call changes nothing.
+    """
+    image, out = Image.open(io.BytesIO(png)), io.BytesIO()
+    if image.mode == "P":
+        return png
+    image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+    return min(png, out.getvalue(), key=len)

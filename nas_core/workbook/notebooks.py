@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import hashlib
 import json
 import re
@@ -132,7 +133,7 @@ def finished(executed: NotebookNode, name: str) -> NotebookNode:
     for before, cell in zip(executed.cells, nb.cells, strict=True):
         if cell.cell_type == "code":
             cell.execution_count = before.execution_count
-            cell.outputs = _joined_streams(before.outputs)
+            cell.outputs = _tidy_outputs(before.outputs)
     counts = [c.execution_count for c in code_cells(nb)]
     if counts != list(range(1, len(counts) + 1)):
         raise BookError(f"{name}: execution counts are {counts}, not 1…{len(counts)}")
@@ -143,10 +144,15 @@ def finished(executed: NotebookNode, name: str) -> NotebookNode:
     return _stable_widget_ids(nb, name)
 
 
-def _joined_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Consecutive pieces of one stream as one output; where they are cut depends on timing."""
+def _tidy_outputs(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Pieces of one stream as one output: timing cuts them. Pictures are stored small."""
+    from nas_core.viz.static import fewer_colours
+
     joined: list[NotebookNode] = []
     for output in outputs:
+        if picture := output.get("data", {}).get("image/png"):
+            small = fewer_colours(base64.b64decode(picture))
+            output.data["image/png"] = base64.b64encode(small).decode()
         last = joined[-1] if joined else None
         if last and output.output_type == "stream" and last.get("name") == output.name:
             last.text += output.text

@@ -23,6 +23,7 @@ from nas_core.spaces.cells import CellSpace
 from nas_core.supernet import Architecture
 from nas_core.viz import architecture_figure, draw_architecture, to_png
 from nas_core.viz.geometry import DARK_PALETTE, PALETTE, kind_colours, scene
+from nas_core.viz.static import fewer_colours
 from tests.supernet.graphs import dags
 from tests.viz.spaces import build, dense, fabric, keyword_chain, module_grid, residual_chain
 
@@ -274,3 +275,15 @@ def test_colours_stand_out_from_the_page(palette, page):
     """WCAG 2.1 asks for 3:1 for graphics."""
     light = [float(np.array([0.2126, 0.7152, 0.0722]) @ linear(c)) + 0.05 for c in (*palette, page)]
     assert all(max(a, light[-1]) / min(a, light[-1]) >= 3 for a in light[:-1])
+
+
+def test_a_picture_with_fewer_colours_looks_the_same_and_stays_as_it_is():
+    rng = np.random.default_rng(0)
+    chart = np.repeat(rng.integers(0, 256, (40, 1, 3), dtype=np.uint8), 60, axis=1)
+    chart = np.kron(chart, np.ones((4, 1, 1), dtype=np.uint8))
+    buffer = io.BytesIO()
+    Image.fromarray(chart).save(buffer, "PNG", compress_level=0)
+    small = fewer_colours(buffer.getvalue())
+    assert len(small) < len(buffer.getvalue()) / 10 and fewer_colours(small) == small
+    seen = np.asarray(Image.open(io.BytesIO(small)).convert("RGB"), dtype=int)
+    assert np.abs(seen - chart).max() <= 2
