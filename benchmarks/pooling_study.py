@@ -33,7 +33,6 @@ from nas_core.pooling import (
     DeepO2P,
     Pooling,
     classifier,
-    imagenet_backbone,
 )
 from nas_core.search import grid, sweep
 from nas_core.training import (
@@ -198,6 +197,8 @@ def dtd_features(block: str) -> Dataset:
     """Features of the DTD images, computed once and kept under build/."""
     kept = BUILD / f"dtd_{block}.pt"
     if not kept.exists():
+        from backbones import imagenet_backbone
+
         body = imagenet_backbone(blocks=BLOCKS[block])
         features = {}
         for name in ("train", "val", "test"):

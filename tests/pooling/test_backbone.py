@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nas_core.pooling import imagenet_backbone
+from benchmarks.backbones import imagenet_backbone
 
 
 def test_resnet50_ends_before_its_pooling(tmp_path):
