@@ -246,6 +246,7 @@ def doctor(args: argparse.Namespace) -> int:
 def data(args: argparse.Namespace) -> int:
     """List the data sets and whether they are here, or fetch one into the data root."""
     from nas_core import data as sets
+    from nas_core.ranking.tables import states as table_states
 
     root = sets.data_root(args.root)
     if root.is_file():
@@ -259,6 +260,9 @@ def data(args: argparse.Namespace) -> int:
     states = sets.states(root)
     for name, state in states.items():
         print(f"{name:{max(map(len, states))}}  {state}")
+    print("tables of trained architectures (chapter 13):")
+    for name, state in table_states(root).items():
+        print(f"{name}  {state}")
     return 0
 
 
