@@ -183,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model, splits, config = job(device, **{key: _literal(value) for key, _, value in pairs})
         result = train_data_parallel(model, splits, config, checkpoint=args.checkpoint)
         if dist.get_rank() == 0:
-            weights = {"model": model.state_dict(), "history": result.history.rows}
+            weights = {"model": model.state_dict(), "history": list(result.history)}
             save_atomic(weights, args.out)
             accuracy = evaluate(model, splits.val)["accuracy"]
             print(f"{result.epochs} epochs, {dist.get_world_size()} processes: {accuracy:.4f}")

@@ -220,7 +220,7 @@ def budgeted(
     run = Run(
         graph=graph,
         history=loop.history.frame(),
-        probabilities=torch.tensor([row["gamma"] for row in trace.rows]),
+        probabilities=torch.tensor([row["gamma"] for row in trace]),
         architecture=architecture,
         cost=price(cost, architecture.mask.unsqueeze(0)).item(),
         budget=float(budget),

@@ -22,13 +22,7 @@ class CorruptCheckpoint(ValueError):
 
 
 def save_atomic(obj: Any, path: str | Path) -> None:
-    """Write tensors and plain containers to `path` with `write_atomic`.
-
-    NumPy's numbers are stored as Python's.
-
-    Raises:
-        TypeError: names the first value that `load_checkpoint` could not read back.
-    """
+    """Write tensors and plain values; TypeError names the first that could not be read back."""
     buffer = io.BytesIO()
     torch.save(plain(obj), buffer)
     write_atomic(path, buffer.getbuffer())
@@ -66,37 +60,21 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Any
 
     Raises:
         FileNotFoundError: when there is no such file.
-        CorruptCheckpoint: when it is not a whole checkpoint, or holds other things than tensors
-            and plain Python values.
+        CorruptCheckpoint: when it is damaged, or holds more than tensors and plain values.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(
-            f"no checkpoint at {path}; a run that saves there has to come first"
-        )
-    try:
+    if not Path(path).exists():
+        raise FileNotFoundError(f"no checkpoint at {path}; a run that saves there comes first")
+    why = "it is cut short or of another kind; put a copy back, or give this run another file"
+    try:  # a broken byte can raise half a dozen kinds of exceptions
         with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
-            damaged = archive.testzip()
-    except Exception as error:  # half a dozen kinds, depending on the broken byte
-        raise CorruptCheckpoint(
-            f"{path} is not a readable checkpoint: it is cut short or of another kind "
-            f"({str(error) or type(error).__name__}). Put a copy of it back, or give this run "
-            "another file"
-        ) from error
-    if damaged is not None:
-        raise CorruptCheckpoint(
-            f"{path} is not a readable checkpoint: the checksum of {damaged} differs, so it was "
-            "damaged after it was written. Put a copy of it back, or delete it to start afresh"
-        )
-    try:
+            if damaged := archive.testzip():
+                why = f"the checksum of {damaged} differs: put a copy back, or delete it to start"
+                raise ValueError("damaged after it was written")
+        why = "its checksums are right, but it holds more than plain values, which could run code"
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CorruptCheckpoint(
-            f"{path} is not a readable checkpoint, although its checksums are right: it holds "
-            f"something else than tensors and plain values, which are not read because that could "
-            f"run code ({reason})"
-        ) from error
+        raise CorruptCheckpoint(f"{path} is not a readable checkpoint: {why} ({reason})") from error
 
 
 def fingerprint(*parts: Any) -> str:

@@ -17,22 +17,21 @@ import numpy as np
 import torch
 
 
-def pick_device(name: str | torch.device = "auto") -> torch.device:
-    """The device to compute on; "auto" takes a GPU where there is one.
+def require(allowed: bool, name: str, value: object, needed: str) -> None:
+    """Raise a ValueError in one form: the name, its value, and what would be right."""
+    if not allowed:
+        raise ValueError(f"{name} is {value!r}; it must be {needed}")
 
-    Raises:
-        ValueError: when the name is unknown or the machine has no such device.
-    """
-    if isinstance(name, torch.device):
-        return name
+
+def pick_device(name: str | torch.device = "auto") -> torch.device:
+    """The device to compute on, checked; "auto" takes a GPU where there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(
-            f'unknown device {name!r}; use "auto", "cpu", "cuda", "cuda:0", "cuda:1", … or "mps"'
-        ) from error
+        known = '"auto", "cpu", "cuda", "cuda:0", "cuda:1", … or "mps"'
+        raise ValueError(f"unknown device {name!r}; use {known}") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"device {name!r} asked for, but {torch.cuda.device_count()} CUDA devices are visible "
@@ -56,8 +55,7 @@ def describe_device(device: torch.device | str) -> str:
 
 def seed_everything(seed: int) -> None:
     """Seed Python's, NumPy's and PyTorch's global generators (all devices)."""
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed is {seed}; it must be in 0…{2**32 - 1}")
+    require(0 <= seed < 2**32, "seed", seed, f"in 0…{2**32 - 1}")
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -70,11 +68,9 @@ def one_thread() -> None:
 
 def versions() -> dict[str, str]:
     """Versions of what a result depends on, to be stored next to it."""
-    packages = (
-        "nas-workbook", "torchvision", "torchaudio", "numpy", "scipy", "scikit-learn", "optuna",
-    )  # fmt: skip
     found = {"python": platform.python_version(), "torch": str(torch.__version__)}  # with its build
-    for package in packages:
+    others = ("torchvision", "torchaudio", "numpy", "scipy", "scikit-learn", "optuna")
+    for package in ("nas-workbook", *others):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found
@@ -91,19 +87,13 @@ class Timing:
 
 
 def time_call(
-    call: Callable[[], object],
-    device: torch.device | str = "cpu",
-    *,
-    repeats: int = 20,
-    warmup: int = 3,
-    confidence: float = 0.95,
-    clock: Callable[[], float] = time.perf_counter,
-) -> Timing:
+    call: Callable[[], object], device: torch.device | str = "cpu", *, repeats: int = 20,
+    warmup: int = 3, confidence: float = 0.95, clock: Callable[[], float] = time.perf_counter,
+) -> Timing:  # fmt: skip
     """Time `call`, after `warmup` unmeasured calls, waiting for the device before and after each.
 
     The interval consists of two order statistics: the number of samples below the true median is
-    binomial (½), whatever the distribution of the samples. Fewer than six samples cannot give
-    95 %; the interval is then their whole range.
+    binomial (½), whatever their distribution. With too few samples it is their whole range.
 
     Args:
         clock: seconds; `time.thread_time` counts only the processor time of this thread.

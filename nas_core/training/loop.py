@@ -11,7 +11,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,11 +21,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from nas_core.training.checkpoint import load_checkpoint, rng_state, save_atomic, set_rng_state
+from nas_core.training.device import require
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Row = dict[str, Any]
 
 
 class NonFiniteLoss(RuntimeError):
@@ -33,70 +32,54 @@ class NonFiniteLoss(RuntimeError):
 
     def __init__(self, what: str, epoch: int, checkpoint: Path | None):
         self.epoch, self.checkpoint = epoch, checkpoint
-        kept = "no checkpoint was asked for, so nothing is kept"
-        if checkpoint:
-            kept = f"the last good state (before epoch {epoch}) is in {checkpoint}"
+        good = f"the last good state (before epoch {epoch}) is in {checkpoint}"
+        kept = good if checkpoint else "no checkpoint was asked for, so nothing is kept"
         super().__init__(
             f"{what} in epoch {epoch}; {kept}. Lower the learning rate (÷ 3 to ÷ 10), or look at "
             "the inputs of that epoch for values that are not finite."
         )
 
 
-@dataclass
-class History:
+class History(list[dict[str, Any]]):
     """One row of plain values per epoch."""
-
-    rows: list[Row] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Row:
-        return self.rows[index]
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add an epoch; numbers of NumPy and PyTorch become Python's."""
         numbers = (Tensor, np.generic)
-        self.rows.append({k: v.item() if isinstance(v, numbers) else v for k, v in row.items()})
+        super().append({k: v.item() if isinstance(v, numbers) else v for k, v in row.items()})
 
     def frame(self) -> pd.DataFrame:
         """Tidy table: a row per epoch, a column per quantity."""
         import pandas as pd
 
-        return pd.DataFrame(self.rows)
+        return pd.DataFrame(list(self))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": list(self.rows)}
+        return {"rows": list(self)}
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        self.rows = list(state_dict["rows"])
+        self[:] = state_dict["rows"]
 
 
 class EarlyStopping:
     """Remembers the best value, and when it was seen; a tie or NaN is no improvement.
 
     Args:
-        patience: stop when the last improvement is this far back, in whatever the caller counts
-            (epochs or steps); None never stops.
+        patience: stop this many epochs (or steps) after the last improvement; None never stops.
         mode: whether a larger ("max") or a smaller ("min") value is better.
-        by: how much better a value must be to count.
     """
 
-    def __init__(self, patience: int | None, mode: Literal["max", "min"] = "max", by: float = 0.0):
-        if mode not in ("max", "min"):
-            raise ValueError(f'mode is {mode!r}; it must be "max" or "min"')
-        if patience is not None and patience < 1:
-            raise ValueError(f"patience is {patience}; it must be at least 1")
-        self.patience, self.mode, self.by = patience, mode, by
+    def __init__(self, patience: int | None, mode: Literal["max", "min"] = "max"):
+        require(mode in ("max", "min"), "mode", mode, '"max" or "min"')
+        require(patience is None or patience >= 1, "patience", patience, "at least 1")
+        self.patience, self.sign = patience, 1 if mode == "max" else -1
         self.best: float | None = None
         self.best_at: int | None = None
 
     def update(self, value: float, at: int) -> bool:
         """Whether `value`, seen at epoch or step `at`, is the best so far."""
-        sign = 1 if self.mode == "max" else -1
-        if math.isnan(value):
-            return False
-        if self.best is not None and sign * value <= sign * self.best + self.by:
+        worse = self.best is not None and self.sign * value <= self.sign * self.best
+        if worse or math.isnan(value):
             return False
         self.best, self.best_at = value, at
         return True
@@ -109,15 +92,10 @@ class EarlyStopping:
 
 
 class MovingAverage:
-    """Exponential moving average of means over batches.
-
-    Args:
-        keep: share of the old value that is kept at every update.
-    """
+    """Exponential moving average of means over batches; `keep` is the share of the old value."""
 
     def __init__(self, keep: float = 0.9):
-        if not 0 <= keep < 1:
-            raise ValueError(f"keep is {keep}; it must be in [0, 1)")
+        require(0 <= keep < 1, "keep", keep, "in [0, 1)")
         self.keep = keep
         self.value: float | None = None
 
@@ -148,17 +126,11 @@ class LoopResult:
 
 
 def run_epochs(
-    body: Callable[[int], Mapping[str, Any]],
-    epochs: int,
-    *,
-    state: Mapping[str, Any],
-    checkpoint: str | Path | None = None,
-    progress: bool | str = True,
-    monitor: str | None = None,
-    patience: int | None = None,
-    mode: Literal["max", "min"] = "max",
+    body: Callable[[int], Mapping[str, Any]], epochs: int, *, state: Mapping[str, Any],
+    checkpoint: str | Path | None = None, progress: bool | str = True,
+    monitor: str | None = None, patience: int | None = None, mode: Literal["max", "min"] = "max",
     config: Mapping[str, Any] | None = None,
-) -> LoopResult:
+) -> LoopResult:  # fmt: skip
     """Call `body(epoch)` for epochs 0, 1, …, and keep what it returned.
 
     With a checkpoint, everything is saved after each epoch, and a run whose file exists goes on
@@ -168,19 +140,15 @@ def run_epochs(
     Args:
         body: one epoch; returns numbers (or words) to be recorded.
         state: by name, everything that changes: objects with state_dict and load_state_dict.
-        progress: False, True, or a label; see `progress_bar`.
         monitor, patience, mode: stop after `patience` epochs without a new best `monitor`; the
             modules of `state` then get the weights of the best epoch, also when the epochs ran out.
-        config: everything else that determines the result, as plain values: hyper-parameters and
-            fingerprints of data and network. A checkpoint that was made with other values, or
-            lacks one, is refused; only `epochs` may differ, so that a run can be extended.
+        config: everything else that determines the result, as plain values. A checkpoint that was
+            made with others is refused; only `epochs` may differ, so that a run can be extended.
 
     Raises:
-        NonFiniteLoss: when a returned loss, or a weight, is not finite.
-        ValueError: when the checkpoint belongs to another run.
+        NonFiniteLoss: when a loss (any name that ends so) or a weight is not finite.
     """
-    if epochs < 0:
-        raise ValueError(f"epochs is {epochs}; it must be at least 0")
+    require(epochs >= 0, "epochs", epochs, "at least 0")
     if patience is not None and monitor is None:
         raise ValueError(f"patience is {patience}; give it a monitor to watch")
     path = None if checkpoint is None else Path(checkpoint)
@@ -189,66 +157,62 @@ def run_epochs(
     history, stopping = History(), EarlyStopping(patience, mode)
     best_weights: dict[str, Any] | None = None  # of the modules; only with patience
 
-    def save(path: Path) -> None:
-        parts = {name: part.state_dict() for name, part in state.items()}
-        record = {"state": parts, "history": history.state_dict(), "best": best_weights}
-        save_atomic({**record, "rng": rng_state(), "config": config}, path)
+    def save() -> None:
+        if path is not None:
+            parts = {name: part.state_dict() for name, part in state.items()}
+            record = {"state": parts, "history": history.state_dict(), "best": best_weights}
+            save_atomic({**record, "rng": rng_state(), "config": config}, path)
 
-    def resume(path: Path) -> None:
+    def resume() -> None:
         nonlocal best_weights, stopping
-        record = load_checkpoint(path)
-        _check_identity(record, state, config, path)
-        for name, part in state.items():
-            part.load_state_dict(record["state"][name])
-        history.load_state_dict(record["history"])
-        best_weights, stopping = record["best"], EarlyStopping(patience, mode)
-        for epoch, row in enumerate(history.rows if monitor else []):
-            stopping.update(row[monitor or ""], epoch)
-        set_rng_state(record["rng"])
+        if path is not None:
+            record = load_checkpoint(path)
+            _check_identity(record, state, config, path)
+            for name, part in state.items():
+                part.load_state_dict(record["state"][name])
+            history.load_state_dict(record["history"])
+            best_weights, stopping = record["best"], EarlyStopping(patience, mode)
+            for epoch, row in enumerate(history if monitor else []):
+                stopping.update(row[monitor or ""], epoch)
+            set_rng_state(record["rng"])
 
     if path is not None and path.exists():
-        resume(path)
-    elif path is not None:
-        save(path)  # so that Ctrl-C or NaN in the first epoch also has a state to go back to
+        resume()
+    else:
+        save()  # so that Ctrl-C or NaN in the first epoch also has a state to go back to
     resumed_from, interrupted = len(history), False
     bar = progress_bar(epochs, progress, initial=resumed_from)
     try:
         while len(history) < epochs and not stopping.is_over(len(history) - 1):
             epoch = len(history)
             row = {"epoch": epoch, **body(epoch)}
-            _check_finite(row, modules, path)
+            if wrong := _not_finite(row, modules):
+                raise NonFiniteLoss(wrong, epoch, path)
             history.append(row)
             if monitor and monitor not in row:
                 raise ValueError(f"monitor is {monitor!r}; an epoch returns {sorted(row)}")
             if monitor and stopping.update(history[-1][monitor], epoch) and patience:
                 best_weights = {n: copy.deepcopy(m.state_dict()) for n, m in modules.items()}
-            if path is not None:
-                save(path)
+            save()
             numbers = [(k, f"{v:.3g}") for k, v in history[-1].items() if isinstance(v, float)]
             bar.set_postfix(dict(numbers[:4]), refresh=False)
             bar.update()
     except KeyboardInterrupt:
         interrupted = True
-        if path is not None:
-            resume(path)  # drops the unfinished epoch, so that weights and history agree
+        resume()  # drops the unfinished epoch, so that weights and history agree
     finally:
         bar.close()
     if best_weights is not None and patience is not None and not interrupted:
         for name, weights in best_weights.items():
             modules[name].load_state_dict(weights)
+    early = stopping.is_over(len(history) - 1) and len(history) < epochs
     return LoopResult(
-        history=history,
-        epochs=len(history),
-        resumed_from=resumed_from,
-        interrupted=interrupted,
-        stopped_early=stopping.is_over(len(history) - 1) and len(history) < epochs,
-        best_epoch=stopping.best_at,
-        best_value=stopping.best,
+        history, len(history), resumed_from, interrupted, early, stopping.best_at, stopping.best
     )
 
 
 def progress_bar(total: int | None, show: bool | str = True, *, initial: int = 0) -> tqdm[Any]:
-    """A bar on standard output; silent when that is no terminal, so that logs stay clean.
+    """A bar on standard output, if that is a terminal: logs stay clean.
 
     Args:
         show: False for none, True, or a label. The environment variable `NAS_PROGRESS` overrides
@@ -257,44 +221,36 @@ def progress_bar(total: int | None, show: bool | str = True, *, initial: int = 0
     forced = os.environ.get("NAS_PROGRESS", "")
     visible = bool(show) and (forced == "1" or (forced != "0" and sys.stdout.isatty()))
     return tqdm(
-        total=total,
-        desc=show if isinstance(show, str) else None,
-        initial=initial,
-        file=sys.stdout,
-        disable=not visible,
-        leave=False,
-        dynamic_ncols=True,
-    )
+        total=total, desc=show if isinstance(show, str) else None, initial=initial,
+        file=sys.stdout, disable=not visible, leave=False, dynamic_ncols=True,
+    )  # fmt: skip
 
 
-def _check_identity(
-    record: Any, state: Mapping[str, Any], config: dict[str, Any], path: Path
-) -> None:
+def _check_identity(record: Any, state: Mapping[str, Any], config: dict, path: Path) -> None:
+    """Refuse a checkpoint that something else has made, and name what differs."""
     if not isinstance(record, dict) or "state" not in record:
         raise ValueError(f"{path} is not a checkpoint of a training loop")
+    own = "give this run a file of its own"
     if set(record["state"]) != set(state):
-        raise ValueError(
-            f"{path} holds {sorted(record['state'])}, this run has {sorted(state)}; "
-            "it belongs to another run: give this one a file of its own"
-        )
+        parts = f"holds {sorted(record['state'])}, this run has {sorted(state)}"
+        raise ValueError(f"{path} {parts}; it belongs to another run: {own}")
     old = record["config"]
     for key in sorted({*old, *config} - {"epochs"}):
         if key not in old or key not in config or old[key] != config[key]:
             made = f"with {key} = {old[key]!r}" if key in old else f"without {key}"
             now = f"has {config[key]!r}" if key in config else "has none"
             raise ValueError(
-                f"{path} was made {made}, this run {now}; give this run a file of its own, or go "
-                "on with the old value"
+                f"{path} was made {made}, this run {now}; {own}, or go on with the old value"
             )
 
 
-def _check_finite(row: Row, modules: Mapping[str, nn.Module], checkpoint: Path | None) -> None:
-    """Refuse NaN and infinity, once per epoch, so that no step has to wait for the device."""
-    epoch = row["epoch"]
+def _not_finite(row: Mapping[str, Any], modules: Mapping[str, nn.Module]) -> str:
+    """What is NaN or infinite after an epoch; asked once per epoch, as it waits for the device."""
     for key, value in row.items():
         if key.endswith("loss") and not math.isfinite(value):
-            raise NonFiniteLoss(f"{key} is {float(value)}", epoch, checkpoint)
+            return f"{key} is {float(value)}"
     for name, module in modules.items():
         tensors = [t.detach() for t in module.state_dict().values() if t.is_floating_point()]
         if tensors and not torch.stack([t.isfinite().all() for t in tensors]).all():
-            raise NonFiniteLoss(f"a weight of {name!r} is not finite", epoch, checkpoint)
+            return f"a weight of {name!r} is not finite"
+    return ""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nas_core.training.checkpoint import fingerprint
+from nas_core.training.device import require
 from nas_core.training.loop import LoopResult, run_epochs
 from nas_core.training.tensors import Splits, TensorData
 
@@ -38,8 +41,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.epochs < 0 or self.batch_size < 1:
             raise ValueError(f"epochs {self.epochs} must be ≥ 0, batch_size {self.batch_size} ≥ 1")
-        if self.schedule not in ("steps", "cosine"):
-            raise ValueError(f'schedule is {self.schedule!r}; it must be "steps" or "cosine"')
+        known = self.schedule in ("steps", "cosine")
+        require(known, "schedule", self.schedule, '"steps" or "cosine"')
         if self.schedule == "cosine" and self.milestones:
             raise ValueError(f"milestones {self.milestones} have no place on a cosine")
         check_optimizer(self.optimizer, self.lr, self.momentum, self.weight_decay)
@@ -60,30 +63,20 @@ class TrainConfig:
 
 def check_optimizer(kind: str, lr: float, momentum: float, weight_decay: float) -> None:
     """Refuse wrong values; builds no optimizer, which would import the compiler of PyTorch."""
-    if kind not in ("sgd", "adam"):
-        raise ValueError(f'optimizer is {kind!r}; it must be "sgd" or "adam"')
-    if not 0 < lr < float("inf"):
-        raise ValueError(f"lr is {lr}; it must be above 0")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum is {momentum}; it must be in 0…1, 1 excluded")
-    if not 0 <= weight_decay < float("inf"):
-        raise ValueError(f"weight_decay is {weight_decay}; it must be at least 0")
+    require(kind in ("sgd", "adam"), "optimizer", kind, '"sgd" or "adam"')
+    require(0 < lr < float("inf"), "lr", lr, "above 0")
+    require(0 <= momentum < 1, "momentum", momentum, "in 0…1, 1 excluded")
+    require(0 <= weight_decay < float("inf"), "weight_decay", weight_decay, "at least 0")
 
 
 def make_optimizer(
-    parameters: Iterable[Any],
-    kind: str = "sgd",
-    *,
-    lr: float,
-    momentum: float = 0.9,
-    nesterov: bool = False,
-    weight_decay: float = 0.0,
-) -> torch.optim.Optimizer:
-    """SGD with momentum, or Adam; there may be no parameters at all.
+    parameters: Iterable[Any], kind: str = "sgd", *, lr: float, momentum: float = 0.9,
+    nesterov: bool = False, weight_decay: float = 0.0,
+) -> torch.optim.Optimizer:  # fmt: skip
+    """SGD with momentum, or Adam, which ignores `momentum` and `nesterov`.
 
     Args:
-        parameters: tensors, or groups as PyTorch's optimizers take them.
-        momentum, nesterov: of SGD; Adam ignores them.
+        parameters: tensors, or groups as PyTorch's optimizers take them; there may be none.
     """
     check_optimizer(kind, lr, momentum, weight_decay)
     groups = list(parameters)
@@ -98,8 +91,8 @@ def make_optimizer(
 
 def step_lr(lr: float, epoch: int, milestones: Sequence[int], factor: float = 0.1) -> float:
     """`lr` times `factor` for every milestone that `epoch` has reached."""
-    if list(milestones) != sorted(set(milestones)):
-        raise ValueError(f"milestones {tuple(milestones)} must be increasing")
+    increasing = list(milestones) == sorted(set(milestones))
+    require(increasing, "milestones", tuple(milestones), "increasing")
     return lr * factor ** sum(epoch >= m for m in milestones)
 
 
@@ -114,16 +107,12 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def descend(
-    loss: Tensor,
-    optimizer: torch.optim.Optimizer,
-    *,
-    clear: Sequence[torch.optim.Optimizer] = (),
-    before_step: Callable[[], None] | None = None,
-) -> bool:
+    loss: Tensor, optimizer: torch.optim.Optimizer, *,
+    clear: Sequence[torch.optim.Optimizer] = (), before_step: Callable[[], None] | None = None,
+) -> bool:  # fmt: skip
     """One update; none, and False, if the loss depends on no trainable parameter.
 
-    That is so when all weights are frozen, when the network has none, and when no architecture of
-    a batch has a path from input to output.
+    That is so when all weights are frozen, or no architecture of a batch has a complete path.
 
     Args:
         clear: further optimizers whose parameters receive gradients here but no update.
@@ -141,19 +130,14 @@ def descend(
 
 
 def train_epoch(
-    batches: Iterable[tuple[Tensor, Tensor]],
-    loss: Callable[[Tensor, Tensor], Tensor],
-    optimizer: torch.optim.Optimizer,
-    *,
+    batches: Iterable[tuple[Tensor, Tensor]], loss: Callable[[Tensor, Tensor], Tensor],
+    optimizer: torch.optim.Optimizer, *,
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
-) -> float:
+) -> float:  # fmt: skip
     """Descend on `loss(x, y)` of every batch; the mean loss, weighted by rows.
 
     Args:
         schedule: advanced after every step.
-
-    Raises:
-        ValueError: when there is no batch.
     """
     total: Tensor | float = 0.0
     seen = 0
@@ -169,75 +153,93 @@ def train_epoch(
     return float(total) / seen
 
 
+def on_device(
+    model: nn.Module, device: torch.device, *, amp: bool, channels_last: bool,
+    forward: Callable[..., Tensor] | None = None,
+) -> Callable[..., Tensor]:  # fmt: skip
+    """Move `model` to `device`; the function that gives its outputs there, in float32.
+
+    Args:
+        amp: compute in bfloat16 where that is safe.
+        channels_last: memory layout of images and kernels, the faster one on GPUs.
+        forward: called as `forward(model, x, …)` instead of `model(x, …)`.
+    """
+    model.to(device)
+    if channels_last:
+        model.to(memory_format=torch.channels_last)
+    call = model if forward is None else partial(forward, model)
+
+    def outputs(x: Tensor, *args: Any) -> Tensor:
+        x = x.to(memory_format=torch.channels_last) if channels_last and x.dim() == 4 else x
+        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+            return call(x, *args).float()
+
+    return outputs
+
+
 def train_classifier(
-    model: nn.Module,
-    data: Splits,
-    config: TrainConfig,
-    *,
+    model: nn.Module, data: Splits, config: TrainConfig, *,
     forward: Callable[[nn.Module, Tensor], Tensor] | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
-    checkpoint: str | Path | None = None,
-    progress: bool | str = True,
-) -> LoopResult:
+    checkpoint: str | Path | None = None, progress: bool | str = True,
+) -> LoopResult:  # fmt: skip
     """Minimise the cross-entropy on `data.train`; measure on `data.val` after every epoch.
 
     Args:
-        model: trained in place, on the device of the data. Outputs `[B, K]`, or `[B, K, H, W]`
-            with a class per pixel.
+        model: trained in place, on the device of the data; its outputs are `[B, K]`, or
+            `[B, K, H, W]` with a class per pixel.
         forward: `forward(model, x)` where calling the model is not enough.
         loss: of the outputs and targets of a batch, in training; `config` should hold its settings.
-        checkpoint: as in `run_epochs`; belongs to this network (shapes and descriptions of its
-            modules), these data and this configuration.
+        checkpoint: as in `run_epochs`; belongs to this network, these data and this configuration.
 
     Returns:
         The history has epoch, lr, loss, val_loss and val_accuracy.
     """
     _check_targets(data.train)
     device = data.train.device
-    amp = device.type == "cuda" if config.amp == "auto" else config.amp
-    layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
-    model.to(device=device)
-    if device.type == "cuda":
-        model.to(memory_format=torch.channels_last)
+    on_gpu = device.type == "cuda"
+    amp = on_gpu if config.amp == "auto" else config.amp
+    outputs = on_device(model, device, amp=amp, channels_last=on_gpu, forward=forward)
     optimizer = config.make_optimizer(model.parameters())
-
-    def outputs(x: Tensor) -> Tensor:
-        x = x.to(memory_format=layout) if x.dim() == 4 else x
-        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-            return (model(x) if forward is None else forward(model, x)).float()
 
     def one_epoch(epoch: int) -> dict[str, float]:
         lr = config.lr_at(epoch)
         set_lr(optimizer, lr)
         model.train()
         # A last batch of one example has no variance for batch norm to divide by.
-        lonely = len(data.train) > config.batch_size and len(data.train) % config.batch_size == 1
-        batches = data.train.batches(
-            config.batch_size, seed=config.seed, epoch=epoch, drop_last=lonely
-        )
+        size = config.batch_size
+        lonely = len(data.train) > size and len(data.train) % size == 1
+        batches = data.train.batches(size, seed=config.seed, epoch=epoch, drop_last=lonely)
         mean = train_epoch(batches, lambda x, y: loss(outputs(x), y), optimizer)
         model.eval()
-        val = evaluate(outputs, data.val, config.batch_size)
+        val = evaluate(outputs, data.val, size)
         return {"lr": lr, "loss": mean, "val_loss": val["loss"], "val_accuracy": val["accuracy"]}
 
     identity = asdict(config)
     if checkpoint is not None:
         shapes = [(name, tuple(part.shape)) for name, part in model.state_dict().items()]
         identity["network"] = fingerprint(str(model), shapes)
-        identity["train data"] = data.train.fingerprint()
-        identity["val data"] = data.val.fingerprint()
+        identity |= {f"{part} data": getattr(data, part).fingerprint() for part in ("train", "val")}
         if config.schedule == "cosine":
             identity["epochs of the cosine"] = config.epochs
     return run_epochs(
-        one_epoch,
-        config.epochs,
-        state={"model": model, "optimizer": optimizer},
-        checkpoint=checkpoint,
-        progress=progress,
-        monitor="val_accuracy",
-        patience=config.patience,
-        config=identity,
-    )
+        one_epoch, config.epochs, state={"model": model, "optimizer": optimizer},
+        checkpoint=checkpoint, progress=progress, monitor="val_accuracy",
+        patience=config.patience, config=identity,
+    )  # fmt: skip
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Every module in eval mode, and afterwards in its own again: frozen parts may differ."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        for module in modes:
+            module.training = False
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 @torch.no_grad()
@@ -248,26 +250,19 @@ def evaluate(
 
     Args:
         model: a module (measured in eval mode, then put back) or any function from inputs to
-            outputs `[B, K, ...]`. Targets below 0 are ignored, as by `cross_entropy`.
-        data: measured without augmentation, in order.
+            outputs `[B, K, ...]`.
+        data: measured in order and without augmentation; targets below 0 are ignored.
     """
     if len(data) == 0:
         raise ValueError("there are no examples to evaluate on")
     _check_targets(data)
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    modes = [module.training for module in modules]
     totals = torch.zeros(3, dtype=torch.float64, device=data.device)
-    try:
-        for module in modules:
-            module.training = False
+    with eval_mode(model) if isinstance(model, nn.Module) else nullcontext():
         for x, y in data.plain().batches(batch_size, seed=0, shuffle=False):
             output = model(x).float()  # [B, K, ...]
             totals[0] += cross_entropy(output, y, reduction="sum")
             totals[1] += (output.argmax(1) == y).sum()
             totals[2] += (y >= 0).sum()
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode  # one by one: frozen parts may have been in eval mode before
     loss, right, count = totals.tolist()  # the only time the device is waited for
     if count == 0:
         raise ValueError("every target is below 0, so there is none to evaluate on")
@@ -281,6 +276,5 @@ def accuracy(model: Callable[[Tensor], Tensor], data: TensorData, batch_size: in
 
 def _check_targets(data: TensorData) -> None:
     if data.y.is_floating_point():
-        raise ValueError(
-            f"targets are {data.y.dtype}; a classifier needs whole numbers: pass y.long()"
-        )
+        needed = "a classifier needs whole numbers: pass y.long()"
+        raise ValueError(f"targets are {data.y.dtype}; {needed}")

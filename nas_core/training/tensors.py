@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,9 +13,19 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from nas_core.training.checkpoint import fingerprint
+from nas_core.training.device import require
 
 IGNORED = -100  # the label of padded target pixels; `cross_entropy` skips it by default
 Normalise = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation per channel
+
+
+class Splits(Protocol):
+    """What training needs of a data set; `nas_core.data.Dataset` is one."""
+
+    @property
+    def train(self) -> TensorData: ...
+    @property
+    def val(self) -> TensorData: ...
 
 
 @dataclass(frozen=True)
@@ -36,45 +46,36 @@ class Augment:
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Images `[B, C, H, W]` with their pixels moved; `generator` lives on their device."""
-        corner, flipped = self._draw(x, generator)
-        return _move(x, corner, self.padding, flipped, fill=0)
+        return self._draw(x, generator)(x, 0)
 
     def pair(self, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Images `[B, C, H, W]` and their target maps `[B, H, W]`, moved alike."""
-        corner, flipped = self._draw(x, generator)
-        maps = _move(y.unsqueeze(1), corner, self.padding, flipped, fill=IGNORED)
-        return _move(x, corner, self.padding, flipped, fill=0), maps.squeeze(1)
+        move = self._draw(x, generator)
+        return move(x, 0), move(y.unsqueeze(1), IGNORED).squeeze(1)
 
-    def _draw(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor | None, Tensor | None]:
-        """Corner of every window, int64 `[2, B]`, and which examples to mirror, bool `[B]`."""
-        corner = flipped = None
-        if self.padding:
-            places, size = 2 * self.padding + 1, (2, len(x))
-            corner = torch.randint(places, size, generator=generator, device=x.device)
-        if self.flip:
-            flipped = torch.rand(len(x), generator=generator, device=x.device) < 0.5
-        return corner, flipped
+    def _draw(self, x: Tensor, generator: torch.Generator) -> Callable[[Tensor, int], Tensor]:
+        """Draw a move for every example of `x`, to be applied to images or maps `[B, ?, H, W]`."""
+        (batch, _, height, width), p = x.shape, self.padding
+        drawn: Any = {"generator": generator, "device": x.device}
+        corner = torch.randint(2 * p + 1, (2, batch), **drawn) if p else None
+        mirrored = torch.rand(batch, **drawn).view(-1, 1, 1, 1) < 0.5 if self.flip else None
 
+        def move(x: Tensor, fill: int) -> Tensor:
+            if corner is not None:  # index arithmetic: no Python loop over examples
+                wide = pad(x, [p] * 4, value=fill)
+                windows = wide.unfold(2, height, 1).unfold(3, width, 1)  # [B, ?, 2p+1, 2p+1, H, W]
+                x = windows[torch.arange(batch, device=x.device), :, corner[0], corner[1]]
+            return x if mirrored is None else torch.where(mirrored, x.flip(-1), x)
 
-def _move(
-    x: Tensor, corner: Tensor | None, padding: int, flipped: Tensor | None, fill: int
-) -> Tensor:
-    """Crop and mirror `x [B, C, H, W]`: index arithmetic, no Python loop over examples."""
-    if corner is not None:
-        height, width = x.shape[-2:]
-        wide = pad(x, [padding] * 4, value=fill)
-        windows = wide.unfold(2, height, 1).unfold(3, width, 1)  # [B, C, rows, columns, H, W]: view
-        x = windows[torch.arange(len(x), device=x.device), :, corner[0], corner[1]]  # a gather
-    return x if flipped is None else torch.where(flipped.view(-1, 1, 1, 1), x.flip(-1), x)
+        return move
 
 
 class TensorData:
     """Inputs and targets on one device.
 
     Args:
-        x: `[N, ...]`; images `[N, C, H, W]` are best kept as uint8, a quarter of the memory.
-        y: targets `[N]` or `[N, H, W]`, int64. Other integers, `[N, 1]` and one-hot rows `[N, K]`
-            are converted. NumPy arrays are taken for either, and share their memory.
+        x: tensor or array `[N, ...]`; images `[N, C, H, W]` take least memory as uint8.
+        y: targets `[N]` or maps `[N, H, W]`; `[N, 1]` and one-hot rows `[N, K]` are converted.
         augment: applied to every batch of raw `x` (and of `y`, if it is a map).
         normalise: `(mean, std)` per channel, of values in [0, 1]; applied last.
     """
@@ -98,10 +99,8 @@ class TensorData:
             return
         mean, std = (torch.tensor(v, dtype=torch.float32, device=x.device) for v in normalise)
         if not len(mean) == len(std) == x.shape[1]:
-            raise ValueError(
-                f"normalise has {len(mean)} means and {len(std)} deviations for "
-                f"{x.shape[1]} channels; give one per channel"
-            )
+            counts = f"{len(mean)} means and {len(std)} deviations for {x.shape[1]} channels"
+            raise ValueError(f"normalise has {counts}; give one per channel")
         if (std <= 0).any():
             raise ValueError(f"standard deviation {normalise[1]}; it must be above 0")
         if x.is_floating_point() and len(x) and x.abs().max() > 8:
@@ -109,8 +108,8 @@ class TensorData:
                 f"x has values up to {x.abs().max():.3g}, but normalise is for values in [0, 1]; "
                 "divide x by 255, or keep it as uint8"
             )
-        shape = (1, -1) + (1,) * (x.dim() - 2)
         scale = 255.0 if x.dtype == torch.uint8 else 1.0  # of the raw values
+        shape = (1, -1) + (1,) * (x.dim() - 2)
         self._centre, self._spread = (scale * mean).view(shape), (scale * std).view(shape)
 
     def __len__(self) -> int:
@@ -157,21 +156,15 @@ class TensorData:
         return (raw.float() - self._centre) / self._spread
 
     def batches(
-        self,
-        batch_size: int,
-        *,
-        seed: int,
-        epoch: int = 0,
-        shuffle: bool = True,
+        self, batch_size: int, *, seed: int, epoch: int = 0, shuffle: bool = True,
         drop_last: bool = False,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
         """Batches `(x float32 [B, ...], y)`, every example once.
 
-        Order and augmentation depend on `(seed, epoch)` alone (augmentation also on the kind of
-        device), so that a resumed run sees the bytes that the interrupted one would have seen.
+        Order and augmentation depend on `(seed, epoch)` and the kind of device alone, so that a
+        resumed run sees the bytes that the interrupted one would have seen.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        require(batch_size >= 1, "batch_size", batch_size, "at least 1")
         order_seed, augment_seed = derived_seeds(seed, epoch)
         order = None
         if shuffle:  # drawn on the CPU: the same order on every device
@@ -192,24 +185,13 @@ class TensorData:
 
 def _class_numbers(y: Tensor) -> Tensor:
     """Targets `[N]` or `[N, H, W]` as int64; floating-point ones are left as they are."""
-    if y.dim() == 2 and y.shape[1] == 1:
-        y = y[:, 0]
-    elif y.dim() == 2:
-        if not (((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all()):
-            raise ValueError(
-                f"y is {list(y.shape)} and not one-hot; give class numbers [N] or maps [N, H, W]"
-            )
-        y = y.argmax(1)
+    if y.dim() == 2:
+        one_hot = ((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all()
+        if y.shape[1] != 1 and not one_hot:
+            wanted = "give class numbers [N] or maps [N, H, W]"
+            raise ValueError(f"y is {list(y.shape)} and not one-hot; {wanted}")
+        y = y[:, 0] if y.shape[1] == 1 else y.argmax(1)
     return y if y.is_floating_point() else y.long()
-
-
-class Splits(Protocol):
-    """What training needs of a data set; `nas_core.data.Dataset` is one."""
-
-    @property
-    def train(self) -> TensorData: ...
-    @property
-    def val(self) -> TensorData: ...
 
 
 def derived_seeds(*key: int) -> tuple[int, int]:

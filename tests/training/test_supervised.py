@@ -168,7 +168,7 @@ def test_the_test_split_has_no_influence(digits):
         splits = data.Dataset("poisoned", digits.train, digits.val, test, (), ())
         config = TrainConfig(epochs=6, batch_size=64, lr=0.05, patience=2)
         result = train_classifier(model, splits, config)
-        ends.append((result.history.rows, [p.tolist() for p in model.state_dict().values()]))
+        ends.append((result.history, [p.tolist() for p in model.state_dict().values()]))
     assert ends[0] == ends[1]
 
 
