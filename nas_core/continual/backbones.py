@@ -1,11 +1,12 @@
 """Backbones cut into blocks, one module per layer of a path (thesis table 5.3).
 
-A `Backbone` makes blocks; it holds no weights. The last block is the head: whatever turns maps
-into features, then one linear layer, so that every learner can read the features before it.
+A `Backbone` makes blocks; it holds no weights. The last block is the head: an average over the
+maps where there are maps, then one linear layer. `Head.embed` gives the features before it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -13,6 +14,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor, nn
 
+from nas_core.spaces.layers import conv_bn
 from nas_core.supernet import count_macs, count_params
 
 
@@ -37,20 +39,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width: int, stride: int = 1):
         super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(width, width, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(width),
-        )
-        self.shortcut = (
-            nn.Identity()
-            if stride == 1
-            else nn.Sequential(
-                nn.Conv2d(width, width, 1, stride, bias=False), nn.BatchNorm2d(width)
-            )
-        )
+        first, second = conv_bn(width, width, 3, stride), conv_bn(width, width)
+        self.body = nn.Sequential(*first, nn.ReLU(), *second)
+        self.shortcut = nn.Identity() if stride == 1 else conv_bn(width, width, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.body(x) + self.shortcut(x))
@@ -58,19 +49,13 @@ class ResidualBlock(nn.Module):
 
 @dataclass(frozen=True)
 class Backbone:
-    """A recipe for the blocks of a path.
-
-    Args:
-        layers: one factory per block but the head.
-        features: number of inputs of the head's linear layer.
-        pool: average the maps before that layer.
-    """
+    """A recipe for the blocks of a path."""
 
     name: str
-    layers: tuple[Callable[[], nn.Module], ...]
-    features: int
+    layers: tuple[Callable[[], nn.Module], ...]  # one factory per block but the head
+    features: int  # inputs of the head's linear layer
     input_shape: tuple[int, ...]
-    pool: bool = False
+    pool: bool = False  # average the maps before that layer
 
     def __len__(self) -> int:
         return len(self.layers) + 1
@@ -88,43 +73,38 @@ class Backbone:
         return nn.ModuleList([self.block(layer, classes) for layer in range(len(self))])
 
     @cached_property
-    def _profile(self) -> tuple[tuple[int, int, tuple[int, ...]], ...]:
+    def _profile(self) -> list[tuple[int, int, tuple[int, ...]]]:
+        """Parameters, multiply-adds and output shape of every block; a head has 10 classes."""
         rows, shape = [], self.input_shape
-        with torch.random.fork_rng(devices=[]):  # to count is not to draw
+        with torch.random.fork_rng(devices=[]):  # counting must not change the global generator
             blocks = self.path(10)
         for block in blocks:
             macs, out = count_macs(block, shape)
             rows.append((count_params(block), macs, out))
             shape = out
-        return tuple(rows)
+        return rows
 
     @property
     def params(self) -> list[int]:
         """Parameters of every block, with a head for 10 classes (table 5.3)."""
-        return [row[0] for row in self._profile]
+        return [params for params, _, _ in self._profile]
 
     @property
     def macs(self) -> list[int]:
         """Multiply-adds of every block for one example, with a head for 10 classes."""
-        return [row[1] for row in self._profile]
+        return [macs for _, macs, _ in self._profile]
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
         """Output shape of every block for one example."""
-        return [row[2] for row in self._profile]
+        return [shape for _, _, shape in self._profile]
 
 
 # Factories are module-level functions, so that backbones can be sent to other processes.
-def _stem(in_channels: int, width: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
-    )
-
-
 def _blocks(width: int, strides: tuple[int, ...], stem_from: int = 0) -> nn.Module:
     made: list[nn.Module] = [ResidualBlock(width, stride) for stride in strides]
     if stem_from:
-        made.insert(0, _stem(stem_from, width))
+        made.insert(0, nn.Sequential(*conv_bn(stem_from, width), nn.ReLU()))
     return made[0] if len(made) == 1 else nn.Sequential(*made)
 
 
@@ -146,18 +126,14 @@ def resnet(width: int = 64, size: int = 32, *, modules: int = 7, in_channels: in
             pair of residual blocks is split) or coarser (neighbours are merged).
     """
 
-    stem = partial(_stem, in_channels, width)
+    def part(*strides: int, stem: int = 0) -> Callable[[], nn.Module]:
+        return partial(_blocks, width, strides, stem)
 
-    def blocks(*strides: int) -> Callable[[], nn.Module]:
-        return partial(_blocks, width, strides)
-
-    def with_stem(*strides: int) -> Callable[[], nn.Module]:
-        return partial(_blocks, width, strides, in_channels)
-
-    cuts: dict[int, tuple[Callable[[], nn.Module], ...]] = {
-        3: (with_stem(1, 1, 2, 1), blocks(2, 1, 2, 1)),
-        7: (stem, blocks(1, 1), blocks(2, 1), blocks(2, 1), blocks(2), blocks(1)),
-        10: (stem, *(blocks(s) for s in (1, 1, 2, 1, 2, 1, 2, 1))),
+    stem = part(stem=in_channels)
+    cuts = {
+        3: (part(1, 1, 2, 1, stem=in_channels), part(2, 1, 2, 1)),
+        7: (stem, part(1, 1), part(2, 1), part(2, 1), part(2), part(1)),
+        10: (stem, *(part(s) for s in (1, 1, 2, 1, 2, 1, 2, 1))),
     }
     if modules not in cuts:
         raise ValueError(f"modules is {modules}; the ResNet can be cut into 3, 7 or 10")
@@ -168,10 +144,8 @@ def resnet(width: int = 64, size: int = 32, *, modules: int = 7, in_channels: in
 def mlp(inputs: int | tuple[int, ...] = 784, hidden: int = 1000, *, depth: int = 2) -> Backbone:
     """The perceptron of permuted MNIST: blocks of one linear layer and ReLU (table 5.3a)."""
     shape = (inputs,) if isinstance(inputs, int) else tuple(inputs)
-    size = int(torch.Size(shape).numel())
-
-    layers = [partial(_linear, size, hidden), *[partial(_linear, hidden, hidden)] * (depth - 1)]
-    return Backbone(f"mlp{hidden}", tuple(layers), hidden, shape)
+    first, more = partial(_linear, math.prod(shape), hidden), partial(_linear, hidden, hidden)
+    return Backbone(f"mlp{hidden}", (first, *[more] * (depth - 1)), hidden, shape)
 
 
 def alexnet(width: float = 1.0, size: int = 32) -> Backbone:
@@ -180,18 +154,15 @@ def alexnet(width: float = 1.0, size: int = 32) -> Backbone:
     Every block holds exactly one layer with weights, which is what attention gates need.
     """
     channels = [3, *(max(1, round(c * width)) for c in (64, 128, 256))]
-    hidden = max(1, round(2048 * width))
+    hidden, side = max(1, round(2048 * width)), size
     layers: list[Callable[[], nn.Module]] = []
-    side = size
     for i, kernel in enumerate((4, 3, 2)):
         side = side - kernel + 1
-        pool = 2 if side >= 2 else 1  # maps of one pixel are left alone
+        pool = 2 if side >= 2 else 1  # maps of one pixel are not pooled
         side //= pool
         if side < 1:
             raise ValueError(f"images of side {size} are too small; AlexNet needs at least 15")
-
         layers.append(partial(_conv, channels[i], channels[i + 1], kernel, pool))
     flat = channels[-1] * side * side
-
     layers += [partial(_linear, flat, hidden), partial(_linear, hidden, hidden)]
     return Backbone(f"alexnet×{width:g}", tuple(layers), hidden, (3, size, size))

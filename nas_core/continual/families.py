@@ -1,20 +1,19 @@
-"""Seven small families of images that stand in for CTrL's seven data sets (spec section 3.2).
+"""Seven small families of images that stand in for CTrL's seven data sets.
 
 The relations are those of the originals: real handwritten digits; the same digits on coloured
 backgrounds; digits in the wild (coloured, cluttered); silhouettes of clothes; textures; coloured
-objects with ten classes and with many. Everything is drawn by batched tensor arithmetic and is a
-pure function of the arguments.
+objects with ten classes and with many. Images depend on the arguments alone.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, reduce
 
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample, interpolate
+from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 SPLITS = ("train", "val", "test")
 DIGITS = tuple("0123456789")
@@ -44,16 +43,9 @@ CLASSES: dict[str, tuple[str, ...]] = {
 def draw_family(
     family: str, per_class: int, *, size: int = 32, split: str = "train", seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """`per_class` images of every class of a family; rainbow digits wait to be `paint`ed.
+    """`per_class` images of every class of a family, uint8 `[N, 3, size, size]`, and labels `[N]`.
 
-    Splits never share a handwritten digit nor a random draw.
-
-    Args:
-        family: a key of `CLASSES`.
-        size: side of the images in pixels, 8 to 64.
-
-    Returns:
-        images uint8 `[N, 3, size, size]` and labels int64 `[N]`, classes in turn.
+    Splits share no handwritten digit and no random draw. Rainbow digits are white until `paint`.
     """
     if family not in CLASSES:
         raise ValueError(f"family {family!r} is unknown; choose one of {', '.join(CLASSES)}")
@@ -73,8 +65,8 @@ def draw_family(
 def paint(digits: Tensor, background: int) -> Tensor:
     """White digits (uint8 `[N, 3, H, W]`) on one of the colours of `RAINBOW`.
 
-    ink + (255 − ink) · colour: the background's channel is 255 everywhere and says nothing about
-    the digit, the other two hold the ink. No per-task normalisation can undo that.
+    ink + (255 − ink) · colour: the background's channel is 255 everywhere and does not show the
+    digit; the other two channels hold the ink. No normalisation per task can undo that.
     """
     if not 0 <= background < len(RAINBOW):
         raise ValueError(f"background is {background}; there are colours 0…{len(RAINBOW) - 1}")
@@ -118,7 +110,7 @@ def _strokes(y: Tensor, size: int, split: str, g: torch.Generator, spread: float
     shift = (torch.rand(len(y), 2, 1, generator=g) - 0.5) * 0.25 * spread
     rotation = torch.stack([turn.cos(), -turn.sin(), turn.sin(), turn.cos()], 1).view(-1, 2, 2)
     theta = torch.cat([rotation * scale.view(-1, 1, 1) * 1.15, shift], 2)
-    grid = torch.nn.functional.affine_grid(theta, [len(y), 1, size, size], align_corners=False)
+    grid = affine_grid(theta, [len(y), 1, size, size], align_corners=False)
     return grid_sample(ink.unsqueeze(1), grid, align_corners=False).squeeze(1)
 
 
@@ -156,35 +148,47 @@ def _plane(n: int, size: int, g: torch.Generator, turn: float, low: float, high:
     return (x * angle.cos() + y * angle.sin()) / scale, (y * angle.cos() - x * angle.sin()) / scale
 
 
+def _and(*fields: Tensor) -> Tensor:
+    """Where all fields are above 0: their minimum."""
+    return reduce(torch.minimum, fields)
+
+
+def _or(*fields: Tensor) -> Tensor:
+    """Where one of the fields is above 0: their maximum."""
+    return reduce(torch.maximum, fields)
+
+
+def _by_class(y: Tensor, fields: Sequence[Callable[[], Tensor]], like: Tensor) -> Tensor:
+    """`[N, size, size]`: every example's row of the field of its class."""
+    out = torch.empty_like(like)
+    for i, field in enumerate(fields):
+        out[y == i] = field().expand_as(like)[y == i]
+    return out
+
+
 def _soft(inside: Tensor, size: int) -> Tensor:
     """Anti-aliased indicator of `inside > 0`."""
     return (inside * size / 3 + 0.5).clamp(0, 1)
 
 
 def _shape(k: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """Signed distance-like field of shape k (number in `SHAPES`): positive inside."""
+    """Field of shape k (number in `SHAPES`): positive inside, about the distance to the edge."""
     r, angle = torch.hypot(u, v), torch.atan2(v, u)
-    box = torch.maximum(u.abs(), v.abs())
+    a, b = u.abs(), v.abs()
+    box = _or(a, b)
     fields = [
         lambda: 0.8 - r,
         lambda: 0.72 - box,
-        lambda: torch.minimum(0.6 - v, (v + 0.9) * 0.5 - u.abs() * 0.87),
+        lambda: _and(0.6 - v, (v + 0.9) * 0.5 - a * 0.87),
         lambda: 0.22 - (r - 0.65).abs(),
-        lambda: torch.maximum(
-            torch.minimum(0.25 - u.abs(), 0.85 - v.abs()),
-            torch.minimum(0.25 - v.abs(), 0.85 - u.abs()),
-        ),
+        lambda: _or(_and(0.25 - a, 0.85 - b), _and(0.25 - b, 0.85 - a)),
         lambda: 0.58 + 0.3 * torch.cos(5 * angle) - r,
-        lambda: torch.minimum(0.85 - r, torch.hypot(u - 0.4, v) - 0.62),
-        lambda: torch.minimum(0.85 - v.abs(), v.abs() * 0.9 + 0.08 - u.abs()),
-        lambda: torch.minimum(0.8 - box, 0.16 - ((v + 1.6) % 0.64 - 0.32).abs()),
-        lambda: torch.minimum(0.8 - box, torch.maximum(-0.25 - u, v - 0.3)),
+        lambda: _and(0.85 - r, torch.hypot(u - 0.4, v) - 0.62),
+        lambda: _and(0.85 - b, b * 0.9 + 0.08 - a),
+        lambda: _and(0.8 - box, 0.16 - ((v + 1.6) % 0.64 - 0.32).abs()),
+        lambda: _and(0.8 - box, _or(-0.25 - u, v - 0.3)),
     ]
-    out = torch.empty_like(u)
-    for i, field in enumerate(fields):
-        rows = k == i
-        out[rows] = field()[rows]
-    return out
+    return _by_class(k, fields, u)
 
 
 def _hue(h: Tensor, value: Tensor, pale: Tensor) -> Tensor:
@@ -195,7 +199,7 @@ def _hue(h: Tensor, value: Tensor, pale: Tensor) -> Tensor:
 
 
 def _scene(shape: Tensor, hue: Tensor, size: int, g: torch.Generator) -> Tensor:
-    """Objects before a background of two blurred colours, shaded and noisy."""
+    """Objects before a background of blurred colours, shaded and noisy."""
     n = len(shape)
     u, v = _plane(n, size, g, 0.5, 0.55, 0.95)
     mask = _soft(_shape(shape, u, v), size).unsqueeze(1)
@@ -222,43 +226,35 @@ def _clothes(y: Tensor, size: int, split: str, g: torch.Generator) -> Tensor:
     n = len(y)
     u, v = _plane(n, size, g, 0.08, 0.9, 1.05, 0.08)
     w = (torch.rand(3, n, 1, 1, generator=g) - 0.5) * 0.14
+    a = u.abs()
 
     def box(left, right, top, bottom):
-        return torch.minimum((right - left) / 2 - (u - (left + right) / 2).abs(),
-                             (bottom - top) / 2 - (v - (top + bottom) / 2).abs())  # fmt: skip
-
-    def both(*parts):
-        out = parts[0]
-        for part in parts[1:]:
-            out = torch.maximum(out, part)
-        return out
+        across = (right - left) / 2 - (u - (left + right) / 2).abs()
+        return _and(across, (bottom - top) / 2 - (v - (top + bottom) / 2).abs())
 
     torso = box(-0.42 + w[0], 0.42 - w[0], -0.75, 0.75 + w[1])
-    slanted = 0.3 + w[0] - (u.abs() - 0.5 - 0.2 * (v + 0.4)).abs() * 1.6
-    long_sleeves = torch.minimum(slanted, torch.minimum(v + 0.75, 0.6 + w[2] - v))
-    short_sleeves = torch.minimum(0.85 - u.abs(), torch.minimum(v + 0.75, -0.2 + w[2] - v))
+    slanted = 0.3 + w[0] - (a - 0.5 - 0.2 * (v + 0.4)).abs() * 1.6
+    long_sleeves = _and(slanted, v + 0.75, 0.6 + w[2] - v)
+    short_sleeves = _and(0.85 - a, v + 0.75, -0.2 + w[2] - v)
     collar = 0.2 - torch.hypot(u, v + 0.78)
     sole = box(-0.85, 0.85, 0.42, 0.58)
-    shoe = torch.minimum(0.42 - v, torch.minimum(v - 0.05 - 0.35 * u, 0.85 - u.abs()))
+    shoe = _and(0.42 - v, v - 0.05 - 0.35 * u, 0.85 - a)
     handle = 0.07 - (torch.hypot(u, v + 0.1) - 0.45 - w[0]).abs()
-    strap = 0.08 - ((v - 0.2 + w[1]) - 0.5 * u.abs() + 0.15).abs()
-    silhouettes = [
-        lambda: both(torch.minimum(torso, -collar), short_sleeves),
-        lambda: both(box(-0.4, 0.4, -0.85, -0.5), box(-0.4, -0.08 + w[0] / 2, -0.85, 0.85),
-                     box(0.08 - w[0] / 2, 0.4, -0.85, 0.85)),
-        lambda: both(torso, long_sleeves),
-        lambda: torch.minimum(0.88 - v.abs(), 0.22 + w[0] + 0.22 * (v + 0.85) - u.abs()),
-        lambda: torch.minimum(both(box(-0.45, 0.45, -0.8, 0.88), long_sleeves), u.abs() - 0.04),
-        lambda: both(sole, torch.minimum(strap, 0.75 - u.abs())),
-        lambda: torch.minimum(both(torso, long_sleeves), both(u.abs() - 0.03, v + 0.1)),
-        lambda: both(sole, shoe),
-        lambda: both(box(-0.7 + w[0], 0.7 - w[0], -0.1, 0.75), torch.minimum(handle, 0.1 - v)),
-        lambda: both(box(-0.1, 0.5, -0.85, 0.55), box(-0.75 + w[0], 0.5, 0.1, 0.55), sole),
-    ]  # fmt: skip
-    field = torch.empty_like(u)
-    for i, silhouette in enumerate(silhouettes):
-        rows = y == i
-        field[rows] = silhouette().expand_as(u)[rows]
+    strap = 0.08 - ((v - 0.2 + w[1]) - 0.5 * a + 0.15).abs()
+    legs = box(-0.4, -0.08 + w[0] / 2, -0.85, 0.85), box(0.08 - w[0] / 2, 0.4, -0.85, 0.85)
+    silhouettes = [  # in the order of CLOTHES
+        lambda: _or(_and(torso, -collar), short_sleeves),
+        lambda: _or(box(-0.4, 0.4, -0.85, -0.5), *legs),
+        lambda: _or(torso, long_sleeves),
+        lambda: _and(0.88 - v.abs(), 0.22 + w[0] + 0.22 * (v + 0.85) - a),
+        lambda: _and(_or(box(-0.45, 0.45, -0.8, 0.88), long_sleeves), a - 0.04),
+        lambda: _or(sole, _and(strap, 0.75 - a)),
+        lambda: _and(_or(torso, long_sleeves), _or(a - 0.03, v + 0.1)),
+        lambda: _or(sole, shoe),
+        lambda: _or(box(-0.7 + w[0], 0.7 - w[0], -0.1, 0.75), _and(handle, 0.1 - v)),
+        lambda: _or(box(-0.1, 0.5, -0.85, 0.55), box(-0.75 + w[0], 0.5, 0.1, 0.55), sole),
+    ]
+    field = _by_class(y, silhouettes, u)
     cloth = interpolate(torch.rand(n, 1, 4, 4, generator=g), size=size, mode="bilinear")
     grey = 0.45 + 0.3 * torch.rand(n, 1, 1, generator=g) + 0.3 * (cloth.squeeze(1) - 0.5)
     x = _soft(field, size) * grey + 0.03 * torch.randn(n, size, size, generator=g)
@@ -273,7 +269,7 @@ def _textures(y: Tensor, size: int, split: str, g: torch.Generator) -> Tensor:
     sine_u, sine_v = torch.sin(f * u), torch.sin(f * v)
     fine = torch.rand(n, 1, size, size, generator=g)
     coarse = interpolate(torch.rand(n, 1, 5, 5, generator=g), size=size, mode="bicubic")
-    patterns: list[Callable[[], Tensor]] = [
+    patterns = [  # in the order of TEXTURES
         lambda: sine_v,
         lambda: sine_u,
         lambda: torch.sin(f * (u + v) * 0.75),
@@ -282,14 +278,10 @@ def _textures(y: Tensor, size: int, split: str, g: torch.Generator) -> Tensor:
         lambda: torch.sin(f * torch.hypot(u, v)),
         lambda: fine.squeeze(1) * 2 - 1,
         lambda: (coarse.squeeze(1) - 0.5) * 5,
-        lambda: torch.maximum(sine_u, sine_v) * 2 - 1.2,
+        lambda: _or(sine_u, sine_v) * 2 - 1.2,
         lambda: torch.sin(f * (v + 0.35 * torch.asin(torch.sin(f * u * 0.6)))),
     ]
-    field = torch.empty_like(u)
-    for i, pattern in enumerate(patterns):
-        rows = y == i
-        field[rows] = pattern()[rows]
-    mix = (field.clamp(-1, 1).unsqueeze(1) + 1) / 2
+    mix = (_by_class(y, patterns, u).clamp(-1, 1).unsqueeze(1) + 1) / 2
     colours = torch.rand(n, 2, 3, 1, 1, generator=g) * 0.6
     x = colours[:, 0] + mix * (colours[:, 1] + 0.4 - colours[:, 0])
     return x + 0.08 * torch.randn(n, 3, size, size, generator=g)

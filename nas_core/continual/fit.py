@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,11 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas_core.continual.tasks import Task, standard_augmentation
+from nas_core.continual.streams import Task, standard_augmentation
 from nas_core.training import EarlyStopping, TensorData, derived_seeds, descend, make_optimizer
 
 Batches = Iterator[tuple[Tensor, Tensor]]
-Hook = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -33,22 +33,21 @@ class FitConfig:
     batch_size: int = 64
     max_steps: int = 10_000  # in case patience never runs out
     patience: int = 300  # steps without a better validation accuracy
-    eval_every: int = 10  # steps between two looks at the validation set
+    eval_every: int = 10  # steps between two measurements on the validation set
     val_copies: int = 0  # augmented copies of every validation example (S^long: 4)
     processes: int = 1  # for the grid
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.lr or not self.weight_decay:
             raise ValueError("lr and weight_decay need at least one value each")
         if min(self.lr) <= 0 or min(self.weight_decay) < 0:
             raise ValueError(
                 f"lr {self.lr} must be above 0 and weight_decay {self.weight_decay} at least 0"
             )
-        for name in ("batch_size", "max_steps", "patience", "eval_every", "processes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.val_copies < 0:
-            raise ValueError(f"val_copies is {self.val_copies}; it must be at least 0")
+        positive = ("batch_size", "max_steps", "patience", "eval_every", "processes")
+        for name, least in {**dict.fromkeys(positive, 1), "val_copies": 0}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,7 @@ class Trial:
     weight_decay: float
     beta: int | None = None  # record test accuracy after 0…beta batches; None: do not
     gamma_lr: float | None = None  # learning rate of Γ, for MNTDP-S
+    max_steps: int | None = None  # in the place of the configuration's
 
 
 @dataclass
@@ -69,7 +69,7 @@ class FitReport:
 
     val_accuracy: float
     steps: int
-    macs: int  # of training steps; looking at validation or test examples is not training
+    macs: int  # of training steps; measuring on validation or test examples is not training
     lr: float = 0.0
     weight_decay: float = 0.0
     curve: list[float] = field(default_factory=list)  # test accuracy after 0, 1, … β batches
@@ -86,31 +86,31 @@ class Diverged(FloatingPointError):
 class Meter:
     """Counts the multiply-adds of steps by measuring the first one of each kind.
 
-    Forward *and* backward pass are counted, as PyTorch's FlopCounterMode sees them (its FLOPs are
-    two per multiply-add), so a frozen trunk costs its forward pass only.
+    Forward *and* backward pass are counted, as PyTorch's FlopCounterMode does (its FLOPs are two
+    per multiply-add), so a frozen trunk costs its forward pass only.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.macs = 0.0
         self._per_example: dict[Any, float] = {}
 
-    def run(self, key: Any, examples: int, step: Callable[[], Any]) -> Any:
-        """Run `step`, whose cost per example depends on `key` alone, and count it."""
-        if key in self._per_example:
-            out = step()
+    @contextmanager
+    def step(self, kind: Any, examples: int) -> Iterator[None]:
+        """Count what runs inside; its cost per example depends on `kind` alone."""
+        if kind in self._per_example:
+            yield
         else:
             with FlopCounterMode(display=False) as counter:
-                out = step()
-            self._per_example[key] = counter.get_total_flops() / 2 / examples
-        self.macs += self._per_example[key] * examples
-        return out
+                yield
+            self._per_example[kind] = counter.get_total_flops() / 2 / examples
+        self.macs += self._per_example[kind] * examples
 
 
 def validation_set(task: Task, copies: int, seed: int) -> TensorData:
     """The validation examples, and cropped and mirrored copies of each for very small tasks.
 
     Raises:
-        ValueError: when copies are asked for of images whose pixels were permuted.
+        ValueError: when copies of images with permuted pixels are requested.
     """
     plain = task.val.plain()
     if not copies:
@@ -136,7 +136,8 @@ def fit(
     losses: Callable[[Tensor, Tensor, Sequence[int]], list[Tensor]],
     scores: Callable[[TensorData, Sequence[int]], list[float]],
     trial: Trial, config: FitConfig, *, batches: Batches | None = None,
-    before_step: Hook | None = None, after_step: Hook | None = None, latest: bool = False,
+    before_step: Callable[[], None] | None = None, after_step: Callable[[], None] | None = None,
+    latest: bool = False,
 ) -> list[FitReport]:  # fmt: skip
     """Train every candidate until its validation accuracy has not risen for `patience` steps.
 
@@ -158,52 +159,44 @@ def fit(
     task, count, meter = trial.task, len(candidates), Meter()
     groups = [{"params": list(c.parameters())} for c in candidates]
     optimizer = make_optimizer(groups, "adam", lr=trial.lr, weight_decay=trial.weight_decay)
-    if batches is None:
-        batches = training_batches(task.train, config.batch_size, trial.seed)
+    batches = batches or training_batches(task.train, config.batch_size, trial.seed)
     val = validation_set(task, config.val_copies, trial.seed)
     watches = [EarlyStopping(config.patience) for _ in candidates]
     best_state: list[dict] = [{} for _ in candidates]
     curves: list[list[float]] = [[] for _ in candidates]
-    active, diverged, step = list(range(count)), set(), 0
-
-    def look() -> None:
-        for c, value in zip(active, scores(val, active), strict=True):
-            if watches[c].update(value, step) or (latest and value == watches[c].best):
-                best_state[c] = copy.deepcopy(candidates[c].state_dict())
-
+    active, diverged = list(range(count)), set()
+    step, last = 0, trial.max_steps or config.max_steps
     while True:
-        looking = bool(active) and (step % config.eval_every == 0 or step == config.max_steps)
+        looking = bool(active) and (step % config.eval_every == 0 or step == last)
         early = trial.beta is not None and step <= trial.beta
         if looking or early:
             for candidate in candidates:
                 candidate.eval()
         if looking:
-            look()
+            for c, value in zip(active, scores(val, active), strict=True):
+                if watches[c].update(value, step) or (latest and value == watches[c].best):
+                    best_state[c] = copy.deepcopy(candidates[c].state_dict())
             active = [c for c in active if not watches[c].is_over(step)]
         if early:
-            for own, value in zip(curves, scores(task.test, range(count)), strict=True):
-                own.append(value)
-        if not active or step >= config.max_steps:
+            for curve, value in zip(curves, scores(task.test, range(count)), strict=True):
+                curve.append(value)
+        if not active or step >= last:
             break
         step += 1
         x, y = next(batches)
         for c in active:
             candidates[c].train()
-
-        def learn(x=x, y=y, now=tuple(active)) -> Tensor:
-            each = torch.stack(losses(x, y, now))  # [active]
-            # No weight is shared, so each gets the gradient of its own loss.
+        with meter.step(tuple(active), len(x)):
+            each = torch.stack(losses(x, y, active))  # [active]
+            # No weight is shared, so each candidate gets the gradient of its own loss.
             descend(each.sum(), optimizer, before_step=before_step)
-            return each.detach()
-
-        each = meter.run(tuple(active), len(x), learn)
         if after_step is not None:
             after_step()
-        # Only where the validation set is looked at anyway: reading a loss waits for the device.
-        if step % config.eval_every == 0 or step == config.max_steps:
-            lost = {c for c, ok in zip(active, each.isfinite().tolist(), strict=True) if not ok}
-            diverged |= lost
-            active = [c for c in active if c not in lost]
+        # Only where validation accuracy is measured anyway: reading a loss waits for the device.
+        if step % config.eval_every == 0 or step == last:
+            finite = each.isfinite().tolist()
+            diverged |= {c for c, ok in zip(active, finite, strict=True) if not ok}
+            active = [c for c in active if c not in diverged]
     if len(diverged) == count:
         error = Diverged(
             f"the loss is not finite at step {step} of {task.name} with lr {trial.lr:g}; "
@@ -211,9 +204,11 @@ def fit(
         )
         error.macs = round(meter.macs)
         raise error
-    for c, module in enumerate(candidates):
+    reports = []
+    for c, (module, watch, curve) in enumerate(zip(candidates, watches, curves, strict=True)):
         module.load_state_dict(best_state[c])
-        curves[c] += curves[c][-1:] * ((trial.beta or 0) + 1 - len(curves[c]))
-    point = (step, round(meter.macs), trial.lr, trial.weight_decay)
-    best = [-1.0 if c in diverged or w.best is None else w.best for c, w in enumerate(watches)]
-    return [FitReport(value, *point, curve) for value, curve in zip(best, curves, strict=True)]
+        curve += curve[-1:] * ((trial.beta or 0) + 1 - len(curve))
+        best = -1.0 if c in diverged or watch.best is None else watch.best
+        spent = (step, round(meter.macs), trial.lr, trial.weight_decay)
+        reports.append(FitReport(best, *spent, curve))
+    return reports

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -43,15 +44,17 @@ class Library(nn.Module):
         key = self.key(layer, owner)
         if key in self.store:
             raise ValueError(f"the library already has {key}")
-        self.store[key] = module
-        self._made[key] = way
+        self.store[key], self._made[key] = module, way
         return module
 
     def grow(self, path: Sequence[int], way: int) -> list[nn.Module]:
-        """Register the path of the next task, with its own modules where they do not exist yet.
+        """Register the path of the next task, and make its own modules that do not exist yet.
 
-        Returns the new modules. Raises `ValueError` for a path of another length, through modules
-        that nobody brought, or to a head for another number of classes.
+        Returns the new modules.
+
+        Raises:
+            ValueError: for a path of another length, through modules that the library lacks, or to
+                a head for another number of classes.
         """
         if len(path) != len(self.backbone):
             raise ValueError(f"a path has {len(self.backbone)} modules, got {len(path)}")
@@ -61,11 +64,11 @@ class Library(nn.Module):
                 if owner != len(self):
                     raise ValueError(f"{self.key(layer, owner)} is not in the library")
                 new.append(self.put(layer, owner, self.backbone.block(layer, way), way))
-        head = self.key(len(path) - 1, path[-1])
-        if self._made[head] != way:
+        made = self._made[self.key(len(path) - 1, path[-1])]
+        if made != way:
             raise ValueError(
-                f"a task with {way} classes cannot use a head for {self._made[head]}; "
-                "choose a learner with one head per task"
+                f"a task with {way} classes cannot use a head for {made}; choose a learner with "
+                "one head per task"
             )
         self.paths.append(tuple(path))
         self.ways.append(way)
@@ -82,24 +85,19 @@ class Library(nn.Module):
             x = module(x)
         return x
 
-    # ---------------------------------------------------------------- saving
-
     def structure(self) -> dict[str, Any]:
         """Everything but the weights, as plain values."""
-        return {"paths": [list(p) for p in self.paths], "ways": list(self.ways),
-                "made": dict(self._made)}  # fmt: skip
+        paths = [list(path) for path in self.paths]
+        return {"paths": paths, "ways": list(self.ways), "made": dict(self._made)}
 
     def rebuild(self, structure: dict[str, Any]) -> None:
         """Make the modules that `structure` describes, with random weights."""
-        self.store = nn.ModuleDict()
-        for key, way in structure["made"].items():
+        self.store, self._made = nn.ModuleDict(), dict(structure["made"])
+        for key, way in self._made.items():
             layer = int(key.removeprefix("layer").split("_")[0])
             self.store[key] = self.backbone.block(layer, way)
-        self._made = dict(structure["made"])
-        self.paths = [tuple(p) for p in structure["paths"]]
+        self.paths = [tuple(path) for path in structure["paths"]]
         self.ways = list(structure["ways"])
-
-    # ---------------------------------------------------------------- looking at it
 
     def graph(self) -> tuple[Graph, Tensor]:
         """The graph of all paths (figs. 5.18–5.19) and the mask `[T, E]` of every task's path.
@@ -109,35 +107,27 @@ class Library(nn.Module):
         of an edge is the task that brought it, or with more than five of them a group of tasks.
         """
         params, macs = self.backbone.params, self.backbone.macs
-        edges: dict[tuple, EdgeInfo] = {}
-        used: list[list[tuple]] = []
+        edges: dict[tuple[str, str], EdgeInfo] = {}  # by source and target
+        used: list[list[tuple[str, str]]] = []
         group = -(-len(self.paths) // 5)
         for task, path in enumerate(self.paths):
-            at, mine = "in", []
-            for layer, owner in enumerate(path):
-                to = "·".join(str(o + 1) for o in path[: layer + 1])
+            owners = [str(owner + 1) for owner in path]
+            nodes = ["·".join(owners[:n]) or "in" for n in range(len(path) + 1)]
+            used.append(list(pairwise([*nodes, f"t{task + 1}", "out"])))
+            for layer, (owner, ends) in enumerate(zip(path, used[-1], strict=False)):
                 name = f"layer {layer + 1} of task {owner + 1}"
-                if any(e.name == name and e.source != at for e in edges.values()):
+                if any(e.name == name and e.source != ends[0] for e in edges.values()):
                     name += f" ({task + 1})"
                 first = owner // group * group + 1
                 kind = f"task {first}" if group == 1 else f"tasks {first}–{first + group - 1}"
                 kind = "head" if layer == len(path) - 1 else kind
-                edges.setdefault(
-                    (at, to), EdgeInfo(name, at, to, kind, "", macs[layer], params[layer])
-                )
-                mine.append((at, to))
-                at = to
-            end = (at, f"t{task + 1}")
-            edges[end] = EdgeInfo(f"select t{task + 1}", *end, "select", "", 0, 0)
-            out = (end[1], "out")
-            edges[out] = EdgeInfo(f"t{task + 1}→out", *out, "select", "", 0, 0)
-            used.append([*mine, end, out])
-        graph = Graph(list(edges.values()), "in", "out", name="library of modules")
-        order = list(edges)
-        mask = torch.zeros(len(used), len(order), dtype=torch.bool)
-        for task, mine in enumerate(used):
-            mask[task, [order.index(key) for key in mine]] = True
-        return graph, mask
+                edge = EdgeInfo(name, *ends, kind, "", macs[layer], params[layer])
+                edges.setdefault(ends, edge)
+            names = (f"select t{task + 1}", f"t{task + 1}→out")
+            for name, ends in zip(names, used[-1][-2:], strict=True):
+                edges[ends] = EdgeInfo(name, *ends, "select", "", 0, 0)
+        mask = torch.tensor([[ends in mine for ends in edges] for mine in used])
+        return Graph(list(edges.values()), "in", "out", name="library of modules"), mask
 
 
 def tensor_bytes(tensors: Iterable[Tensor]) -> int:

@@ -1,7 +1,7 @@
 """What a learner is judged by at the end of a stream (thesis section 5.3.1).
 
-`accuracy[i, t]` is the test accuracy on task t after learning tasks 0…i; entries above the
-diagonal (tasks not yet seen) and entries nobody needs may be NaN.
+`accuracy[i, t]` is the test accuracy on task t after learning tasks 0…i. Only the last row and the
+diagonal are needed; every other entry may be NaN.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def _square(accuracy) -> np.ndarray:
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not len(matrix):
         raise ValueError(f"accuracy is [T, T] with T ≥ 1, got {list(matrix.shape)}")
     needed = np.concatenate([matrix[-1], np.diag(matrix)])
-    if np.isnan(needed).any() or (needed < 0).any() or (needed > 1).any():
+    if not ((needed >= 0) & (needed <= 1)).all():  # NaN is neither
         raise ValueError("the last row and the diagonal of accuracy must be numbers in [0, 1]")
     return matrix
 
@@ -29,7 +29,7 @@ def average_accuracy(accuracy) -> float:
 def forgetting(accuracy) -> float:
     """F(S): mean over t < T of accuracy at the end minus accuracy just after task t (eq. 5.2).
 
-    Negative means that the learner forgot. A stream of one task has none: 0.
+    Negative means that the learner forgot; 0 for a stream of one task.
     """
     matrix = _square(accuracy)
     change = matrix[-1, :-1] - np.diag(matrix)[:-1]
@@ -37,10 +37,9 @@ def forgetting(accuracy) -> float:
 
 
 def transfer(accuracy, alone: float) -> float:
-    """T(S): accuracy on the last task minus that of the same learner without a past (eq. 5.3).
+    """T(S): accuracy on the last task minus `alone`, that of the same learner without a past.
 
-    Args:
-        alone: accuracy after learning the last task as the only task of a stream.
+    Equation 5.3; `alone` is measured after learning the last task as the only one.
     """
     if not 0 <= alone <= 1:
         raise ValueError(f"alone is {alone}; it is an accuracy in [0, 1]")
@@ -50,8 +49,7 @@ def transfer(accuracy, alone: float) -> float:
 def learning_curve_area(curves: Sequence[Sequence[float]], beta: int = 5) -> float:
     """LCA@β: mean over tasks and over b = 0…β of test accuracy after b batches (eq. 5.4).
 
-    Args:
-        curves: per task the accuracies after 0, 1, 2, … batches, at least β + 1 of them.
+    `curves` holds per task the accuracies after 0, 1, 2, … batches, at least β + 1 of them.
     """
     if beta < 0:
         raise ValueError(f"beta is {beta}; it must be at least 0")

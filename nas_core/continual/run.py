@@ -13,12 +13,14 @@ import pandas as pd
 import torch
 
 from nas_core.continual import metrics
-from nas_core.continual.learners.base import Learner, refuse_difference
-from nas_core.continual.tasks import Stream
+from nas_core.continual.learners.base import Learner, plain, refuse_difference
+from nas_core.continual.streams import Stream, Task
 from nas_core.search.sweeps import map_trials
 from nas_core.training import accuracy, load_checkpoint, progress_bar, save_atomic
 
-VERSION = 2  # of what learners compute; raise it when the same settings give other numbers
+# Of what learners compute and of how they are saved; raise it when the same settings give other
+# numbers or files.
+VERSION = 3
 
 
 @dataclass
@@ -58,6 +60,10 @@ class StreamRun:
         return out
 
 
+def _tested(learner: Learner, task: Task, task_id: int) -> float:
+    return accuracy(partial(learner.predict, task_id=task_id), task.test)
+
+
 def run_stream(
     learner: Learner, stream: Stream, *, alone: float | None = None, beta: int | None = 5,
     full_matrix: bool = False, checkpoint: str | Path | None = None, progress: bool | str = False,
@@ -65,8 +71,8 @@ def run_stream(
     """Learn the tasks of a stream in order and measure.
 
     Args:
-        alone: accuracy of the same kind of learner on the last task alone, for T(S); see
-            `accuracy_alone`.
+        alone: accuracy of a new learner of the same kind on `stream.only(len(stream) - 1)`, for
+            T(S), eq. 5.3.
         beta: record test accuracy after the first 0…beta batches of each task; None saves time.
         full_matrix: measure every past task after every task, not only what A and F need.
         checkpoint: file that is written after every task; a run that finds it goes on from there.
@@ -78,7 +84,7 @@ def run_stream(
     count = len(stream)
     run = StreamRun(learner, stream, np.full((count, count), np.nan), alone=alone, beta=beta)
     # What makes two runs the same one; how many processes share the work does not.
-    config = {k: _listed(v) for k, v in vars(learner.config).items() if k != "processes"}
+    config = {k: plain(v) for k, v in vars(learner.config).items() if k != "processes"}
     identity = {
         "version": VERSION, "stream": stream.fingerprint, "seed": learner.seed, "beta": beta,
         "full_matrix": full_matrix, **config, **learner.identity(),
@@ -95,17 +101,16 @@ def run_stream(
     for t in range(start, count):
         task = stream[t]
         report = learner.learn(task, beta=beta)
-        score = accuracy(partial(learner.predict, task_id=t), task.test)
-        run.accuracy[t, t] = score
+        run.accuracy[t, t] = _tested(learner, task, t)
         for i in range(t if full_matrix else 0):
-            run.accuracy[t, i] = accuracy(partial(learner.predict, task_id=i), stream[i].test)
+            run.accuracy[t, i] = _tested(learner, stream[i], i)
         run.curves.append(report.curve)
         run.details.append(report.details)
         run.rows.append(
             {
                 "task": t + 1,
                 "name": task.name,
-                "after": score,
+                "after": float(run.accuracy[t, t]),
                 "val": report.val_accuracy,
                 "memory_mb": metrics.megabytes(learner.total_memory()),
                 "macs": report.macs,
@@ -117,43 +122,33 @@ def run_stream(
             }
         )
         if checkpoint is not None:
-            state = {"run": identity, "learner": learner.state_dict(), "rows": run.rows,
-                     "curves": run.curves, "details": run.details,
-                     "accuracy": torch.from_numpy(run.accuracy)}  # fmt: skip
-            save_atomic(state, checkpoint)
+            lists = {name: getattr(run, name) for name in _LISTS}
+            state = {"run": identity, "learner": learner.state_dict(), **lists}
+            save_atomic({**state, "accuracy": torch.from_numpy(run.accuracy)}, checkpoint)
         bar.update()
     bar.close()
-    for i in range(count):
-        if np.isnan(run.accuracy[-1, i]):
-            run.accuracy[-1, i] = accuracy(partial(learner.predict, task_id=i), stream[i].test)
+    for i in np.flatnonzero(np.isnan(run.accuracy[-1])).tolist():
+        run.accuracy[-1, i] = _tested(learner, stream[i], i)
     return run
 
 
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+_LISTS = ("rows", "curves", "details")  # of a run, one entry per task
 
 
 def _resume(run: StreamRun, state: dict[str, Any], wanted: dict[str, Any], file: str) -> None:
     found = state.get("run")
     refuse_difference(f"the run in {file}", found if isinstance(found, dict) else {}, wanted)
-    matrix = np.asarray(state["accuracy"])
-    seen = state["learner"]["seen"]
-    sizes = [len(state[k]) for k in ("rows", "curves", "details")]
+    matrix, seen = np.asarray(state["accuracy"]), state["learner"]["seen"]
+    sizes = [len(state[name]) for name in _LISTS]
     if matrix.shape != run.accuracy.shape or sizes != [seen] * 3:
         raise ValueError(
             f"the run in {file} has accuracies {list(matrix.shape)} and {sizes} rows, curves and "
             f"details for {seen} tasks; {list(run.accuracy.shape)} and {seen} of each are needed"
         )
     run.learner.load_state_dict(state["learner"])
-    run.rows, run.curves = list(state["rows"]), list(state["curves"])
-    run.details = list(state["details"])
     run.accuracy[:] = matrix
-
-
-def accuracy_alone(make: Callable[[], Learner], stream: Stream) -> float:
-    """Test accuracy of a fresh learner on the last task of a stream and nothing else (eq. 5.3)."""
-    last = stream.only(len(stream) - 1)
-    return float(run_stream(make(), last, beta=None).accuracy[-1, -1])
+    for name in _LISTS:
+        setattr(run, name, list(state[name]))
 
 
 def check_input_shift(learner: Learner, stream: Stream, least: float = 0.05) -> tuple[float, float]:
@@ -163,8 +158,7 @@ def check_input_shift(learner: Learner, stream: Stream, least: float = 0.05) -> 
         learner: one that has learnt at least the first task of the stream and kept it.
         least: accuracy that the first network must lose on the last task's inputs.
 
-    Returns:
-        Test accuracy of the first task's network on the first and on the last task.
+    Returns the test accuracy of the first task's network on the first and on the last task.
 
     Raises:
         ValueError: when it loses less: then the stream tests nothing.
@@ -172,7 +166,7 @@ def check_input_shift(learner: Learner, stream: Stream, least: float = 0.05) -> 
     first, last = stream[0], stream[len(stream) - 1]
     if first.classes != last.classes:
         raise ValueError(f"{stream.name}: the last task has other labels than the first")
-    own, shifted = (accuracy(partial(learner.predict, task_id=0), t.test) for t in (first, last))
+    own, shifted = (_tested(learner, task, 0) for task in (first, last))
     if shifted > own - least:
         raise ValueError(
             f"{stream.name}: the network of {first.name} has {own:.3f} there and, unchanged, "
@@ -186,11 +180,8 @@ def tune_stream(
 ) -> tuple[float, pd.DataFrame]:
     """Choose a constraint strength for the whole stream, as the † rows of the thesis do.
 
-    Args:
-        make: value → learner; with several processes it must be picklable.
-
-    Returns:
-        The value with the best mean validation accuracy after the last task, and the table.
+    `make` turns a value into a learner; with several processes it must be picklable. Returns the
+    value with the best mean validation accuracy after the last task, and the table.
     """
     scores = map_trials(partial(_tuning, make, stream), list(values), processes)
     table = pd.DataFrame({"value": list(values), "val_accuracy": scores})

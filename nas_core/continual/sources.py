@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import torch
@@ -30,6 +30,16 @@ REAL: dict[str, tuple[str, float]] = {
     "many_objects": ("cifar100", 0.1),
 }
 _BY_NAME = {name: dataset for dataset, (name, _) in REAL.items()}
+_drawn = lru_cache(maxsize=64)(draw_family)
+
+
+def dataset_of(name: str) -> str:
+    """The data set with this name in CTrL: `"mnist"` → `"digits"`; `"digits"` is itself."""
+    known = _BY_NAME.get(name.replace("-", "_"), _BY_NAME.get(name.replace("-", "")))
+    if known is None and name not in REAL:
+        names = ", ".join([*REAL, *_BY_NAME])
+        raise ValueError(f"{name!r} is no data set of CTrL; choose from {names}")
+    return known or name
 
 
 class TaskSource(Protocol):
@@ -43,26 +53,12 @@ class TaskSource(Protocol):
     def plain_digits(self, split: str) -> tuple[Tensor, Tensor]: ...
 
 
-def dataset_of(name: str) -> str:
-    """The data set with this name in CTrL: `"mnist"` → `"digits"`; `"digits"` is itself."""
-    known = _BY_NAME.get(name.replace("-", "_"), _BY_NAME.get(name.replace("-", "")))
-    if known is None and name not in REAL:
-        names = ", ".join([*REAL, *_BY_NAME])
-        raise ValueError(f"{name!r} is no data set of CTrL; choose from {names}")
-    return known or name
-
-
 @dataclass(frozen=True)
 class Embedded:
-    """The families of `families.py`: no files, any number of images.
+    """The families of `families.py`: no files, any number of images."""
 
-    Args:
-        size: side of the images.
-        pool_sizes: images per class for training, validation and test.
-    """
-
-    size: int = 32
-    pool_sizes: tuple[int, int, int] = (200, 60, 40)
+    size: int = 32  # side of the images
+    pool_sizes: tuple[int, int, int] = (200, 60, 40)  # per class: training, validation, test
     seed: int = 0
 
     def name(self, dataset: str) -> str:
@@ -73,17 +69,12 @@ class Embedded:
 
     def pool(self, dataset: str, split: str) -> tuple[Tensor, Tensor]:
         count = self.pool_sizes[SPLITS.index(split)]
-        return _drawn(dataset_of(dataset), count, self.size, split, self.seed)
+        return _drawn(dataset_of(dataset), count, size=self.size, split=split, seed=self.seed)
 
     def plain_digits(self, split: str) -> tuple[Tensor, Tensor]:
         """Grey digits `[N, 1, size, size]`."""
         x, y = self.pool("digits", split)
         return x[:, :1], y
-
-
-@lru_cache(maxsize=64)
-def _drawn(dataset, count, size, split, seed) -> tuple[Tensor, Tensor]:
-    return draw_family(dataset, count, size=size, split=split, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -92,36 +83,30 @@ class Real:
 
     Validation images are set apart once (stratified, by `seed`), so that no task validates on
     what another one was trained on. DTD's training and validation images are joined and cut anew.
-
-    Args:
-        root: folder with the data sets; default `NAS_DATA`.
-        embedded_for: data sets whose files may be missing: the embedded family takes their place
-            (its name says so).
-        stand_in: images per class of those families for training, validation and test.
-        size: side of the images; less than 32 makes short runs on a processor affordable.
     """
 
-    root: str | None = None
+    root: str | None = None  # folder with the data sets; default `NAS_DATA`
     seed: int = 0
-    embedded_for: tuple[str, ...] = ()
-    stand_in: tuple[int, int, int] = (600, 300, 200)
-    size: int = 32
+    embedded_for: tuple[str, ...] = ()  # data sets that the embedded family stands in for
+    stand_in: tuple[int, int, int] = (600, 300, 200)  # `pool_sizes` of those families
+    size: int = 32  # side of the images; less than 32 makes short runs on a processor affordable
 
     def name(self, dataset: str) -> str:
         dataset = dataset_of(dataset)
         return f"embedded {dataset}" if dataset in self.embedded_for else REAL[dataset][0]
 
     def classes(self, dataset: str) -> tuple[str, ...]:
-        drawn = dataset_of(dataset) in self.embedded_for
-        return CLASSES[dataset_of(dataset)] if drawn else self._images(dataset)["classes"]
+        dataset = dataset_of(dataset)
+        return CLASSES[dataset] if dataset in self.embedded_for else self._read(dataset)["classes"]
 
     def pool(self, dataset: str, split: str) -> tuple[Tensor, Tensor]:
-        if dataset_of(dataset) in self.embedded_for:
+        dataset = dataset_of(dataset)
+        if dataset in self.embedded_for:
             return Embedded(self.size, self.stand_in).pool(dataset, split)
-        return self._images(dataset)[split]
+        return self._read(dataset)[split]
 
-    def _images(self, dataset: str) -> dict[str, Any]:
-        file = REAL[dataset_of(dataset)][0].removeprefix("rainbow_")
+    def _read(self, dataset: str) -> dict[str, Any]:
+        file = REAL[dataset][0].removeprefix("rainbow_")
         return _images(file, str(data_root(self.root)), self.seed, self.size)
 
     def plain_digits(self, split: str) -> tuple[Tensor, Tensor]:
@@ -140,10 +125,10 @@ def task_source(kind: str, size: int, pool_sizes: Sequence[int], seed: int = 0) 
         return Embedded(size, pools, seed)
     if kind != "real":
         raise ValueError(f"images {kind!r} are unknown; choose 'embedded' or 'real'")
-    real, missing = Real(size=size, seed=seed), []
+    missing: list[str] = []
     for dataset in REAL:
         try:
-            real.classes(dataset)
+            Real(size=size, seed=seed).classes(dataset)
         except DataNotFound as error:
             missing.append(dataset)
             if len(missing) == len(REAL):
@@ -165,9 +150,7 @@ def _images(name: str, root: str, seed: int, size: int | None) -> dict[str, Any]
 
 def _to_rgb(x: Tensor, size: int) -> Tensor:
     if x.shape[-1] != size:
-        parts = [
-            interpolate(p.float(), size=size, mode="bilinear", antialias=True)
-            for p in x.split(4096)
-        ]
-        x = torch.cat(parts).round().clamp(0, 255).to(torch.uint8)
+        resize = partial(interpolate, size=size, mode="bilinear", antialias=True)
+        x = torch.cat([resize(part.float()) for part in x.split(4096)])
+        x = x.round().clamp(0, 255).to(torch.uint8)
     return x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x

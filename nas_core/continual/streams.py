@@ -1,17 +1,196 @@
-"""The streams: six of CTrL, permuted digits, disjoint splits (thesis sections 5.3–5.4)."""
+"""Tasks and streams of them: six of CTrL, permuted digits, disjoint splits (sections 5.3–5.4).
+
+A `Stream` is a list of `TaskSpec`s and a source of images; a task is cut out when it is asked for.
+Label i of a task is its i-th class, so the order of the classes *is* the labelling.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
-from nas_core.continual.families import RAINBOW
+from nas_core.continual.families import RAINBOW, SPLITS, paint
 from nas_core.continual.sources import Real, TaskSource, dataset_of
-from nas_core.continual.tasks import Stream, TaskSpec
+from nas_core.training import Augment, TensorData, derived_seeds
+
+# ---------------------------------------------------------------- one task
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One row of a stream's table."""
+
+    dataset: str  # one of `sources.REAL`
+    classes: tuple[str, ...]  # class i has label i
+    train: int  # total number of examples, as many of each class as possible
+    val: int
+    test_per_class: int | None = None  # None: all there are
+    background: int | None = None  # rainbow digits: number of the colour
+    pixels: int | None = None  # seed of a permutation of the pixels
+
+    def __post_init__(self) -> None:
+        classes, least = list(self.classes), min(self.train, self.val)
+        if len(set(classes)) != len(classes) or len(classes) < 2:
+            raise ValueError(f"a task needs two or more classes, each once; got {classes}")
+        if least < len(classes):
+            raise ValueError(
+                f"{self.train} / {self.val} examples for {len(classes)} classes: "
+                "training and validation need at least one of each class"
+            )
+        if self.test_per_class is not None and self.test_per_class < 1:
+            raise ValueError(f"test_per_class is {self.test_per_class}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a learner gets: three splits, normalised by the training split's own statistics."""
+
+    id: int
+    name: str
+    spec: TaskSpec
+    train: TensorData
+    val: TensorData
+    test: TensorData
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.spec.classes
+
+    @property
+    def way(self) -> int:
+        return len(self.spec.classes)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return tuple(self.train.x.shape[1:])
+
+
+def standard_augmentation(side: int) -> Augment:
+    """Random crops (padding of an eighth of the side) and flips."""
+    return Augment(max(1, side // 8), flip=True)
+
+
+# ---------------------------------------------------------------- a stream of tasks
+
+
+@dataclass(eq=False, repr=False)
+class Stream:
+    """A sequence of tasks, the same for the same seed; iterable any number of times."""
+
+    name: str  # for tables
+    specs: Sequence[TaskSpec]
+    source: TaskSource  # `Embedded(...)` or `Real(...)`
+    _: KW_ONLY
+    seed: int = 0
+    augment: bool = True  # `standard_augmentation` in training
+    device: torch.device | str = "cpu"  # of the tasks' tensors
+    # Number that each task has in the stream it is taken from; decides which images are drawn.
+    numbers: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        if not self.specs:
+            raise ValueError("a stream needs at least one task")
+        self.specs = tuple(self.specs)
+        self.numbers = tuple(self.numbers or range(len(self.specs)))
+
+    def __len__(self) -> int:
+        return len(self.specs)
+
+    def __iter__(self) -> Iterator[Task]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"Stream({self.name}: {len(self)} tasks, seed {self.seed})"
+
+    def __getitem__(self, index: int) -> Task:
+        """Task number `index`, counted from 0; always the same images."""
+        self._check(index)
+        spec, number = self.specs[index], self.numbers[index]
+        parts = {split: self._cut(number, spec, split) for split in SPLITS}
+        pixels = parts["train"][0].float() / 255
+        mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)).clamp(min=1e-3)
+        moved = self.augment and spec.pixels is None
+        augment = standard_augmentation(pixels.shape[-1]) if moved else None
+        data = {
+            split: TensorData(
+                *xy, augment if split == "train" else None, (mean.tolist(), std.tolist())
+            ).to(self.device)
+            for split, xy in parts.items()
+        }
+        return Task(index, f"t{number + 1} {self.source.name(spec.dataset)}", spec, **data)
+
+    def _check(self, index: int) -> None:
+        if index not in range(len(self)):
+            raise IndexError(f"{self.name} has tasks 0…{len(self) - 1}, not {index}")
+
+    def _cut(self, number: int, spec: TaskSpec, split: str) -> tuple[Tensor, Tensor]:
+        """Images uint8 `[N, C, H, W]` and labels `[N]` of one split of a task."""
+        source, where, way = self.source, self.source.name(spec.dataset), len(spec.classes)
+        pool = source.pool(spec.dataset, split) if spec.pixels is None else None
+        x, y = pool or source.plain_digits(split)
+        names = source.classes(spec.dataset)
+        if unknown := set(spec.classes) - set(names):
+            raise ValueError(f"{where} has no classes {sorted(unknown)}")
+        own = [(y == names.index(name)).nonzero().flatten() for name in spec.classes]
+        total = {"train": spec.train, "val": spec.val}.get(split)
+        whole = total == sum(map(len, own))  # the whole pool, which need not be balanced
+        g = torch.Generator().manual_seed(derived_seeds(self.seed, number, SPLITS.index(split))[0])
+        picked = []
+        for label, (name, rows) in enumerate(zip(spec.classes, own, strict=True)):
+            if not len(rows):
+                raise ValueError(f"{where} has no {split} images of {name!r}")
+            wanted = spec.test_per_class  # as many as there are, up to this cap
+            if total is not None:
+                wanted = len(rows) if whole else total // way + (label < total % way)
+                if wanted > len(rows):
+                    raise ValueError(
+                        f"task {number + 1} wants {wanted} {split} images of {name!r}, but "
+                        f"{where} has {len(rows)}; ask for fewer"
+                    )
+            picked.append(rows[torch.randperm(len(rows), generator=g)][:wanted])
+        x = x[torch.cat(picked)]
+        y = torch.cat([torch.full_like(rows, label) for label, rows in enumerate(picked)])
+        if spec.background is not None:
+            x = paint(x, spec.background)
+        if spec.pixels is not None:
+            g = torch.Generator().manual_seed(derived_seeds(self.seed, spec.pixels, 3)[0])
+            x = x.flatten(1)[:, torch.randperm(x[0].numel(), generator=g)].view_as(x)
+        return x, y
+
+    def keep(self, *indices: int, name: str | None = None) -> Stream:
+        """The stream of these tasks alone, with the same images."""
+        for index in indices:
+            self._check(index)
+        specs, numbers = [self.specs[i] for i in indices], [self.numbers[i] for i in indices]
+        return replace(self, name=name or self.name, specs=specs, numbers=numbers)
+
+    def only(self, index: int) -> Stream:
+        """A stream of that single task with the same images: for T(S), eq. 5.3."""
+        return self.keep(index, name=f"{self.name}[{index + 1}] alone")
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever a task, the source or the seed changes."""
+        parts = (self.name, self.specs, self.source, self.seed, self.augment, self.numbers)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+    def table(self) -> pd.DataFrame:
+        """One row per task: data set, classes, sizes (tables 5.2 and A.1)."""
+        rows = [
+            (i, self.source.name(s.dataset), ", ".join(s.classes), len(s.classes), s.train, s.val)
+            for i, s in enumerate(self.specs, 1)
+        ]
+        return pd.DataFrame(rows, columns=["task", "dataset", "classes", "way", "train", "val"])
+
+
+# ---------------------------------------------------------------- CTrL
 
 Sizes = dict[str, tuple[int, int]]
 # Table 5.2. The numbers are totals: its caption says "per class", but DTD has 40 images a class.
@@ -19,24 +198,19 @@ THESIS_SIZES: Sizes = {"large": (4000, 2000), "small": (400, 200), "tiny": (50, 
 # The same proportions for the embedded families.
 EMBEDDED_SIZES: Sizes = {"large": (1000, 300), "small": (100, 50), "tiny": (30, 20)}
 
-_DISTRACTORS = ("digits", "textures", "clothes", "wild_digits")
+_BETWEEN = [(name, "small") for name in ("digits", "textures", "clothes", "wild_digits")]
 _STRUCTURE: dict[str, list[tuple[str, str]]] = {
-    "minus": [("objects", "large"), *((d, "small") for d in _DISTRACTORS), ("objects", "small")],
-    "plus": [("objects", "small"), *((d, "small") for d in _DISTRACTORS), ("objects", "large")],
-    "in": [
-        ("rainbow_digits", "large"), ("objects", "small"), ("textures", "small"),
-        ("clothes", "small"), ("wild_digits", "small"), ("rainbow_digits", "tiny"),
-    ],
-    "out": [("objects", "large"), *((d, "small") for d in _DISTRACTORS), ("objects", "small")],
-    "pl": [*((d, "small") for d in _DISTRACTORS), ("objects", "large")],
+    "minus": [("objects", "large"), *_BETWEEN, ("objects", "small")],
+    "plus": [("objects", "small"), *_BETWEEN, ("objects", "large")],
+    "in": [("rainbow_digits", "large"), ("objects", "small"), *_BETWEEN[1:],
+           ("rainbow_digits", "tiny")],
+    "out": [("objects", "large"), *_BETWEEN, ("objects", "small")],
+    "pl": [*_BETWEEN, ("objects", "large")],
 }  # fmt: skip
 CTRL = (*_STRUCTURE, "long")
 SYMBOLS = dict(zip(CTRL, ("S⁻", "S⁺", "S^in", "S^out", "S^pl", "S^long"), strict=True))
 # S^long draws from these five, as the instance of appendix A does.
 LONG_DATASETS = ("digits", "wild_digits", "clothes", "objects", "many_objects")
-
-
-# ---------------------------------------------------------------- CTrL
 
 
 def ctrl_stream(
@@ -60,8 +234,7 @@ def ctrl_stream(
         cap = 1000 if test_per_class is None else test_per_class
         specs = long_specs(source, seed=seed, sizes=sizes, tasks=tasks, test_per_class=cap)
         return Stream("S^long", specs, source, seed=seed, **options)
-    default = THESIS_SIZES if isinstance(source, Real) else EMBEDDED_SIZES
-    chosen_sizes = _sizes(default, sizes)
+    chosen = _sizes(THESIS_SIZES if isinstance(source, Real) else EMBEDDED_SIZES, sizes)
     rng = np.random.default_rng([seed, CTRL.index(name)])
     classes: dict[str, tuple[str, ...]] = {}
     for dataset, _ in _STRUCTURE[name]:  # ten classes each; DTD has more, so ten are drawn
@@ -69,7 +242,7 @@ def ctrl_stream(
         picked = known if len(known) == 10 else tuple(rng.choice(known, 10, replace=False).tolist())
         classes.setdefault(dataset, picked)
     specs = [
-        TaskSpec(dataset, classes[dataset], *chosen_sizes[size], test_per_class)
+        TaskSpec(dataset, classes[dataset], *chosen[size], test_per_class)
         for dataset, size in _STRUCTURE[name]
     ]
     if name == "in":
@@ -94,25 +267,22 @@ def check_relations(name: str, specs: Sequence[TaskSpec]) -> None:
     Raises:
         ValueError: for example when a label permutation leaves a class where it was.
     """
-    first, last = specs[0], specs[-1]
+    first, last, symbol = specs[0], specs[-1], SYMBOLS[name]
     distinct = [s.dataset.removeprefix("rainbow_") for s in (specs if name == "pl" else specs[:-1])]
     if len(set(distinct)) < len(distinct):
-        raise ValueError(f"{SYMBOLS[name]}: unrelated tasks share a data set: {distinct}")
+        raise ValueError(f"{symbol}: unrelated tasks share a data set: {distinct}")
     if name == "pl":
         return
     if first.dataset != last.dataset or set(first.classes) != set(last.classes):
-        raise ValueError(f"{SYMBOLS[name]}: the last task must have the classes of the first")
+        raise ValueError(f"{symbol}: the last task must have the classes of the first")
     if name == "out":
         check_deranged(first.classes, last.classes)
     elif first.classes != last.classes:
-        raise ValueError(f"{SYMBOLS[name]}: the last task must label its classes like the first")
+        raise ValueError(f"{symbol}: the last task must label its classes like the first")
     if (name == "in") != (first.background != last.background):
-        raise ValueError(f"{SYMBOLS[name]}: the inputs differ in S^in only, and must differ there")
-    bigger = last.train > first.train
-    if bigger != (name == "plus") or last.train == first.train:
-        raise ValueError(
-            f"{SYMBOLS[name]}: {first.train} training examples first, {last.train} last"
-        )
+        raise ValueError(f"{symbol}: the inputs differ in S^in only, and must differ there")
+    if (last.train > first.train) != (name == "plus") or last.train == first.train:
+        raise ValueError(f"{symbol}: {first.train} training examples first, {last.train} last")
 
 
 def derange(classes: tuple[str, ...], rng: np.random.Generator) -> tuple[str, ...]:
@@ -155,20 +325,17 @@ def long_specs(
     specs = []
     for t in range(tasks):
         dataset = LONG_DATASETS[rng.integers(len(LONG_DATASETS))]
-        classes = tuple(rng.choice(source.classes(dataset), 5, replace=False).tolist())
+        known = source.classes(dataset)
+        classes = tuple(rng.choice(known, 5, replace=False).tolist())
         small = rng.random() < small_fraction(1 + t * 100 // tasks)
-        train, val = chosen["small" if small else "large"]
-        if not small:  # "5000 or whatever is the maximum available"
-            limits = [_smallest_class(source, dataset, classes, s) for s in ("train", "val")]
-            train, val = min(train, 5 * limits[0]), min(val, 5 * limits[1])
-        specs.append(TaskSpec(dataset, classes, train, val, test_per_class))
+        totals = chosen["small" if small else "large"]
+        if not small:  # "5000 or whatever is the maximum available", with balanced classes
+            own = [known.index(c) for c in classes]
+            counts = [source.pool(dataset, split)[1].bincount() for split in ("train", "val")]
+            train, val = (5 * int(n[own].min()) for n in counts)
+            totals = min(totals[0], train), min(totals[1], val)
+        specs.append(TaskSpec(dataset, classes, *totals, test_per_class))
     return specs
-
-
-def _smallest_class(source: TaskSource, dataset: str, classes: Sequence[str], split: str) -> int:
-    y = source.pool(dataset, split)[1]
-    names = source.classes(dataset)
-    return min(int((y == names.index(c)).sum()) for c in classes)
 
 
 def tabulated_stream(table: pd.DataFrame, source: TaskSource, **options: Any) -> Stream:
@@ -179,22 +346,20 @@ def tabulated_stream(table: pd.DataFrame, source: TaskSource, **options: Any) ->
             `nas_core.data.reference.load("s_long")`.
         options: `seed`, `augment` and `device` of the `Stream`.
     """
+
+    def plain(name: str) -> str:  # MNIST's classes are "0 - zero", CIFAR-100's have underscores
+        text = name.lower().replace("_", " ").strip()
+        return text.split(" - ")[0] if text[:1].isdigit() else text
+
     specs = []
     for row in table.itertuples():
         dataset = dataset_of(str(row.dataset))
-        names = tuple(row.classes)
-        known = {_plain(c): c for c in source.classes(dataset)}
-        if missing := [c for c in names if _plain(c) not in known]:
+        known = {plain(c): c for c in source.classes(dataset)}
+        if missing := [c for c in row.classes if plain(c) not in known]:
             raise ValueError(f"{source.name(dataset)} has no classes {missing}")
-        named = tuple(known[_plain(c)] for c in names)
-        specs.append(TaskSpec(dataset, named, int(row.train), int(row.val), 1000))
+        classes = tuple(known[plain(c)] for c in row.classes)
+        specs.append(TaskSpec(dataset, classes, int(row.train), int(row.val), 1000))
     return Stream("S^long (A.1)", specs, source, **options)
-
-
-def _plain(name: str) -> str:
-    """MNIST's classes are called "0 - zero", CIFAR-100's have underscores."""
-    text = name.lower().replace("_", " ").strip()
-    return text.split(" - ")[0] if text[:1].isdigit() else text
 
 
 # ---------------------------------------------------------------- standard streams
@@ -221,18 +386,4 @@ def split_classes(
     order = np.random.default_rng([seed, 99]).permutation(len(known))
     groups = [tuple(known[i] for i in part) for part in order.reshape(-1, way)]
     specs = [TaskSpec(dataset, group, train, val, test_per_class) for group in groups]
-    check_disjoint(specs)
     return Stream(f"split {source.name(dataset)}", specs, source, seed=seed, **options)
-
-
-def check_disjoint(specs: Sequence[TaskSpec]) -> None:
-    """Raise when two tasks of one data set share a class."""
-    seen: dict[tuple[str, str], int] = {}
-    for i, spec in enumerate(specs):
-        for name in spec.classes:
-            if (spec.dataset, name) in seen:
-                raise ValueError(
-                    f"class {name!r} is in tasks {seen[spec.dataset, name] + 1} and {i + 1}; "
-                    "the tasks of a split share no class"
-                )
-            seen[spec.dataset, name] = i

@@ -21,8 +21,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from nas_core.continual import forgetting
-from nas_core.continual.learners.ewc import fisher_diagonal, quadratic_penalty
-from nas_core.continual.learners.replay import Reservoir
+from nas_core.continual.learners.shared_path import (
+    Reservoir,
+    fisher_diagonal,
+    quadratic_penalty,
+)
 
 pytest.importorskip("avalanche", reason="Avalanche is not installed beside the workbook")
 pytestmark = pytest.mark.filterwarnings("ignore")

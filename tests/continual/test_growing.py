@@ -230,9 +230,9 @@ def test_rcl_plays_a_hundred_episodes_and_trains_each_proposal_once(digits, monk
     calls = []
     original = RCL._with_units
 
-    def counted(self, trial, start, units, steps=None):
-        calls.append((tuple(units), steps))
-        return original(self, trial, start, units, steps)
+    def counted(self, trial, start, units):
+        calls.append((tuple(units), trial.max_steps))
+        return original(self, trial, start, units)
 
     monkeypatch.setattr(RCL, "_with_units", counted)
     report = learner.learn(digits[1])

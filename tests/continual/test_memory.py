@@ -14,7 +14,7 @@ from nas_core.continual import (
     mlp,
     resnet,
 )
-from nas_core.continual.learners.replay import Ring
+from nas_core.continual.learners.shared_path import Ring
 from nas_core.continual.library import tensor_bytes
 
 N = 607_050 * 4  # bytes of the ResNet with a head for 10 classes

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from nas_core.continual import accuracy, resnet, tasks
+from nas_core.continual import accuracy, resnet, streams
 from tests.notebooks.book import claimed, each_mistake, separates
 from tests.notebooks.lifelong import Life
 
@@ -31,8 +31,8 @@ def transfers(learner, stream, *keep, least=0.0, **options):
 def loss_on_mixed_colours():
     """No channel saturates, so the normalisation of each task undoes its background."""
     mixed = torch.tensor([[0.85, 0.1, 0.1], [0.1, 0.6, 0.15], [0.1, 0.2, 0.8]]).view(3, 1, 3, 1, 1)
-    pure = tasks.paint
-    tasks.paint = lambda x, n: (x + (255 - x) * mixed[n]).round().to(torch.uint8)
+    pure = streams.paint
+    streams.paint = lambda x, n: (x + (255 - x) * mixed[n]).round().to(torch.uint8)
     try:
         run, stream = LIFE.run("Independent", "in", 0, 3), LIFE.stream("in")
         first, last = (
@@ -40,7 +40,7 @@ def loss_on_mixed_colours():
         )
         return first - last
     finally:
-        tasks.paint = pure
+        streams.paint = pure
 
 
 def price(trunk, suffixes):

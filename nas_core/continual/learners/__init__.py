@@ -8,19 +8,11 @@ from typing import Any
 
 from nas_core.continual.backbones import Backbone
 from nas_core.continual.fit import FitConfig
-from nas_core.continual.learners.base import Learner, SharedPath
-from nas_core.continual.learners.ewc import EWC
+from nas_core.continual.learners.base import Learner
 from nas_core.continual.learners.growing import DEN, RCL
-from nas_core.continual.learners.hat import HAT
-from nas_core.continual.learners.learn_to_grow import LearnToGrow
 from nas_core.continual.learners.mntdp import MNTDPD, MNTDPS
-from nas_core.continual.learners.pnn import PNN
-from nas_core.continual.learners.replay import ExperienceReplay, Reservoir
-
-
-def _reservoir(*args: Any, size: int = 900, **options: Any) -> ExperienceReplay:
-    return ExperienceReplay(*args, buffer=Reservoir(size), **options)
-
+from nas_core.continual.learners.networks import HAT, PNN, LearnToGrow
+from nas_core.continual.learners.shared_path import EWC, ExperienceReplay, Reservoir, SharedPath
 
 LEARNERS: dict[str, Callable[..., Learner]] = {
     "Independent": partial(SharedPath, label="Independent", own="all"),
@@ -32,7 +24,7 @@ LEARNERS: dict[str, Callable[..., Learner]] = {
     "EWC": EWC,
     "Online EWC": partial(EWC, online=True),
     "ER": ExperienceReplay,
-    "ER (reservoir)": _reservoir,
+    "ER (reservoir)": partial(ExperienceReplay, buffer=Reservoir(900)),
     "PNN": PNN,
     "HAT": HAT,
     "DEN": DEN,
@@ -48,11 +40,7 @@ LEARNERS: dict[str, Callable[..., Learner]] = {
 def make_learner(
     name: str, backbone: Backbone, config: FitConfig | None = None, *, seed: int = 0, **options: Any
 ) -> Learner:
-    """A learner by its name in the tables; further options are those of its class.
-
-    Raises:
-        ValueError: for an unknown name.
-    """
+    """A learner by its name in the tables; further options are those of its class."""
     if name not in LEARNERS:
         raise ValueError(f"learner {name!r} is unknown; choose one of {', '.join(LEARNERS)}")
     return LEARNERS[name](backbone, config or FitConfig(), seed=seed, **options)

@@ -1,22 +1,22 @@
-"""The interface of all learners, and the family that shares one path of modules."""
+"""The interface of all learners."""
 
 from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nas_core.continual.backbones import Backbone
-from nas_core.continual.fit import Diverged, FitConfig, FitReport, Hook, Trial, fit
+from nas_core.continual.fit import Diverged, FitConfig, FitReport, Trial, fit
 from nas_core.continual.library import Library, tensor_bytes
-from nas_core.continual.tasks import Task
+from nas_core.continual.streams import Task
 from nas_core.search.sweeps import map_trials
 from nas_core.training import accuracy, derived_seeds
 
@@ -25,41 +25,32 @@ from nas_core.training import accuracy, derived_seeds
 class Learner:
     """Learns tasks one after the other: `learn(task)`, then `predict(x, task_id)`.
 
-    A new learner puts everything that it keeps into one module `net`, whose `net(x, task)` gives
-    the logits `[B, classes]` of a task, and writes `learn_once`. Its options are dataclass fields.
-
-    Args:
-        backbone: recipe of the network.
-        config: of the training on each task; its grid is searched per task, on the task's
-            validation set.
-        seed: of weights and batches.
+    A new learner writes `new_net` and `learn_once`. Its module `net` keeps what it has learnt:
+    `net(x, task)` gives the logits `[B, classes]` of a task, `net.structure()` everything but the
+    weights as plain values, and `net.rebuild(structure)` makes those modules in a new `net`.
+    Options are dataclass fields.
     """
 
-    backbone: Backbone
-    config: FitConfig = field(default_factory=FitConfig)
-    seed: int = field(default=0, kw_only=True)
+    backbone: Backbone  # recipe of the network
+    config: FitConfig = field(default_factory=FitConfig)  # its grid is searched on every task
+    seed: int = field(default=0, kw_only=True)  # of weights and batches
     name = "learner"
+    kept: ClassVar[tuple[str, ...]] = ()  # attributes that are saved beside `net`
 
     def __post_init__(self) -> None:
         self.seen = 0  # tasks learnt
         self.device: torch.device | str = "cpu"
-        self.net: Any = nn.Module()
+        self.net: Any = self.new_net()
 
-    # ---- what a new learner writes
+    def new_net(self) -> nn.Module:
+        """`net` before the first task."""
+        raise NotImplementedError
 
     def learn_once(self, trial: Trial) -> FitReport:
         """Learn the next task with the hyper-parameters of the trial."""
         raise NotImplementedError
 
-    def structure(self) -> dict[str, Any]:
-        """All that `rebuild` must know, as plain values and tensors: everything but weights."""
-        raise NotImplementedError
-
-    def rebuild(self, structure: dict[str, Any]) -> None:
-        """Give `net` the modules that `structure` describes; their weights follow."""
-        raise NotImplementedError
-
-    # ---- what they all share
+    # ---- what all learners share
 
     def learn(self, task: Task, *, beta: int | None = None) -> FitReport:
         """Learn the next task of a stream; of the grid's trials the best on validation is kept.
@@ -101,33 +92,29 @@ class Learner:
         return [Trial(task, seed, lr, decay, beta) for lr, decay in grid]
 
     def fit_one(
-        self, trial: Trial, trained: nn.Module, *,
-        loss: Callable[[Tensor, Tensor], Tensor] | None = None, config: FitConfig | None = None,
-        before_step: Hook | None = None, after_step: Hook | None = None, latest: bool = False,
+        self, trial: Trial, trained: Iterable[nn.Module],
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None, **hooks: Any,
     ) -> FitReport:  # fmt: skip
-        """Train `trained`, a part of `net`; all other parts stay as they are.
+        """Train some modules of `net`; all other parts stay as they are.
 
         Frozen modules get no gradient and are in eval mode: their batch-norm statistics stay too.
 
         Args:
             loss: `(x, y)` → scalar; default is the cross-entropy of the task's logits.
-            before_step, after_step, latest: see `fit`.
-            config: in the place of the learner's own.
+            hooks: `before_step`, `after_step` and `latest` of `fit`.
         """
-        task = trial.task.id
         self.net.to(self.device).eval().requires_grad_(False)
-        trained.requires_grad_(True)
-
-        def plain(x: Tensor, y: Tensor) -> Tensor:
-            return cross_entropy(self.net(x, task), y)
-
+        parts = nn.ModuleList(trained).requires_grad_(True)
+        logits = partial(self.net, task=trial.task.id)
+        loss = loss or (lambda x, y: cross_entropy(logits(x), y))
         (report,) = fit(
-            [trained],
-            lambda x, y, active: [(loss or plain)(x, y)],
-            lambda data, which: [accuracy(lambda x: self.net(x, task), data)],
-            trial, config or self.config,
-            before_step=before_step, after_step=after_step, latest=latest,
-        )  # fmt: skip
+            [parts],
+            lambda x, y, active: [loss(x, y)],
+            lambda data, which: [accuracy(logits, data)],
+            trial,
+            self.config,
+            **hooks,
+        )
         return report
 
     def predict(self, x: Tensor, task_id: int) -> Tensor:
@@ -156,14 +143,15 @@ class Learner:
     def identity(self) -> dict[str, Any]:
         """What makes two learners the same before they have learnt anything, as plain values."""
         b, own = self.backbone, ("backbone", "config", "seed")
-        options = {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name not in own}
+        options = {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name not in own}
         return {"learner": self.name, "backbone": b.name, "inputs": list(b.input_shape),
                 "modules": b.params, **options}  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values and tensors."""
+        structure = self.net.structure() | {name: getattr(self, name) for name in self.kept}
         return {"identity": self.identity(), "seen": self.seen,
-                "structure": self.structure(), "weights": self.net.state_dict()}  # fmt: skip
+                "structure": structure, "weights": self.net.state_dict()}  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state of the same learner.
@@ -172,10 +160,12 @@ class Learner:
             ValueError: for another learner, backbone or option; names both values.
         """
         refuse_difference("this state", state.get("identity", {}), self.identity())
-        self.seen = state["seen"]
-        self.rebuild(state["structure"])
+        self.seen, self.net = state["seen"], self.new_net()
+        self.net.rebuild(state["structure"])
         self.net.load_state_dict(state["weights"])
         self.net.eval()
+        for name in self.kept:
+            setattr(self, name, copy.copy(state["structure"][name]))
 
 
 def refuse_difference(what: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -183,12 +173,13 @@ def refuse_difference(what: str, found: dict[str, Any], wanted: dict[str, Any]) 
     names = [k for k in {**wanted, **found} if found.get(k) != wanted.get(k)]
     if names:
         each = [f"{k} is {found.get(k, 'missing')}, not {wanted.get(k, 'known')}" for k in names]
-        raise ValueError(f"{what} was made otherwise than what is asked for: " + "; ".join(each))
+        raise ValueError(f"{what} was made with other settings: " + "; ".join(each))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Tuples as lists, and a `repr` of everything that is not a plain value."""
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return value if isinstance(value, str | int | float | None) else repr(value)
 
 
@@ -207,61 +198,9 @@ def _attempt(learner: Learner, trial: Trial) -> tuple[Learner | None, FitReport]
 class LibraryLearner(Learner):
     """A learner whose predictors are paths in a `Library`."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.net = Library(self.backbone)
+    def new_net(self) -> Library:
+        return Library(self.backbone)
 
     @property
     def library(self) -> Library:
         return self.net
-
-    def structure(self) -> dict[str, Any]:
-        return self.library.structure()
-
-    def rebuild(self, structure: dict[str, Any]) -> None:
-        self.library.rebuild(structure)
-
-
-@dataclass(eq=False, kw_only=True)
-class SharedPath(LibraryLearner):
-    """One path for all tasks but for the layers that each task owns: five baselines in one.
-
-    With all layers owned it is a new network per task (Independent), with none one network that
-    is trained on and on (Finetune); with the head or the first layer it is New-head or New-leg.
-
-    Args:
-        label: its name in tables.
-        own: numbers of the layers that every task gets anew (−1 is the head); "all" for all.
-        freeze: shared modules stay as the first task left them, batch-norm statistics included.
-    """
-
-    label: str = "Shared path"
-    own: tuple[int, ...] | str = ()
-    freeze: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.name = self.label
-        layers = range(len(self.backbone))
-        self.own = tuple(layers if isinstance(self.own, str) else (layers[i] for i in self.own))
-
-    def learn_once(self, trial: Trial) -> FitReport:
-        t = trial.task.id
-        path = [t if layer in self.own else 0 for layer in range(len(self.backbone))]
-        new = self.library.grow(path, trial.task.way)
-        self.library.to(self.device)
-        trained = nn.ModuleList(new if self.freeze else self.library.path(t))
-        self.before_task(trial)
-        report = self.fit_one(trial, trained, loss=lambda x, y: self.loss(x, y, t))
-        self.after_task(trial)
-        return report
-
-    def loss(self, x: Tensor, y: Tensor, task: int) -> Tensor:
-        """What is minimised on a batch of the task."""
-        return cross_entropy(self.library(x, task), y)
-
-    def before_task(self, trial: Trial) -> None:
-        """Called before training, with the path in place."""
-
-    def after_task(self, trial: Trial) -> None:
-        """Called after training, with the best weights in place."""

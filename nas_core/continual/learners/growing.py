@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, mse_loss, one_hot
 
 from nas_core.continual.backbones import Head
-from nas_core.continual.fit import FitReport, Hook, Trial
+from nas_core.continual.fit import FitReport, Trial
 from nas_core.continual.learners.base import Learner
 from nas_core.search.reinforce import policy_loss
 from nas_core.training import descend, make_optimizer
+
+Weights = list[tuple[Tensor, Tensor]]  # weight and bias of every layer
 
 
 class Units(nn.Module):
@@ -39,14 +41,26 @@ class GrowingMLP(nn.Module):
 
     def __init__(self, inputs: int, hidden: Sequence[int]):
         super().__init__()
+        self.rebuild({"widths": [inputs, *hidden], "heads": []})
+
+    def structure(self) -> dict[str, Any]:
+        heads = [(h.linear.in_features, h.linear.out_features) for h in self.heads]
+        return {"widths": self.widths, "heads": heads}
+
+    def rebuild(self, structure: dict[str, Any]) -> None:
+        inputs, *hidden = structure["widths"]
         self.layers: Any = nn.ModuleList([Units(inputs), *(Units(0) for _ in hidden[1:])])
-        self.heads: Any = nn.ModuleList()
+        self.heads: Any = nn.ModuleList([Head(*sizes, pool=False) for sizes in structure["heads"]])
         self.grow(hidden)
 
     @property
     def widths(self) -> list[int]:
         """Inputs, and units of every layer."""
         return [self.layers[0].weight.shape[1], *(len(layer.weight) for layer in self.layers)]
+
+    def weights(self) -> Weights:
+        """A copy of the weights as they are now."""
+        return [(m.weight.detach().clone(), m.bias.detach().clone()) for m in self.layers]
 
     def grow(self, units: Sequence[int]) -> None:
         """Append so many units to every layer; their weights are random, all others stay."""
@@ -76,6 +90,10 @@ class GrowingMLP(nn.Module):
             head.linear.bias.copy_(old.bias)
         self.heads[task] = head
 
+    def reader(self, n: int) -> Any:
+        """The linear layer that reads layer n: the next one, or that of the last head."""
+        return self.layers[n + 1] if n + 1 < len(self.layers) else self.heads[-1].linear
+
     def remove(self, n: int, units: Tensor) -> None:
         """Remove units from layer n that do not depend on their input or that nothing reads.
 
@@ -85,17 +103,13 @@ class GrowingMLP(nn.Module):
         Args:
             units: bool `[units of the layer]`; only the last head may read them.
         """
-        layer, keep = self.layers[n], ~units
-        readers = [self.layers[n + 1]] if n + 1 < len(self.layers) else [self.heads[-1].linear]
+        layer, reader, keep = self.layers[n], self.reader(n), ~units
         with torch.no_grad():
-            constant = torch.relu(layer.bias) * units
-            for reader in readers:
-                reader.bias += reader.weight @ constant
-                reader.weight = nn.Parameter(reader.weight[:, keep])
-            layer.weight = nn.Parameter(layer.weight[keep])
-            layer.bias = nn.Parameter(layer.bias[keep])
-        if n + 1 == len(self.layers):
-            self.heads[-1].linear.in_features = int(keep.sum())
+            reader.bias += reader.weight @ (torch.relu(layer.bias) * units)
+            reader.weight = nn.Parameter(reader.weight[:, keep])
+            layer.weight, layer.bias = (nn.Parameter(p[keep]) for p in (layer.weight, layer.bias))
+        if isinstance(reader, nn.Linear):
+            reader.in_features = int(keep.sum())
 
     def forward(self, x: Tensor, task: int) -> Tensor:
         x = x.flatten(1)
@@ -103,16 +117,6 @@ class GrowingMLP(nn.Module):
             x = layer(x)
         head = self.heads[task]
         return head(x[:, : head.linear.in_features])  # the units that its task knew
-
-
-def soft_threshold(x: Tensor, threshold: float) -> Tensor:
-    """The proximal step of threshold·|x|: towards 0 by `threshold`, and exactly 0 within it."""
-    return x.sign() * (x.abs() - threshold).clamp(min=0)
-
-
-def group_threshold(rows: Tensor, threshold: float) -> Tensor:
-    """The proximal step of threshold·Σ_i ‖row_i‖ for `[R, C]`: whole rows become 0."""
-    return rows * (1 - threshold / rows.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(min=0)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -125,20 +129,17 @@ class Growing(Learner):
 
     width: int | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.backbone.name.startswith("mlp"):
-            raise ValueError(
-                f"{self.name} is defined for perceptrons (mlp), not {self.backbone.name}"
-            )
+    def new_net(self) -> GrowingMLP:
+        b = self.backbone
+        if not b.name.startswith("mlp"):
+            raise ValueError(f"{self.name} is defined for perceptrons (mlp), not {b.name}")
         torch.manual_seed(self.seed)
-        hidden = [self.width or self.backbone.features] * (len(self.backbone) - 1)
-        self.net = GrowingMLP(int(torch.Size(self.backbone.input_shape).numel()), hidden)
+        hidden = [self.width or b.features] * (len(b) - 1)
+        return GrowingMLP(int(torch.Size(b.input_shape).numel()), hidden)
 
     def train_units(
         self, trial: Trial, masks: Sequence[Tensor] | None, *,
-        extra: Callable[[], Tensor] | None = None, shrink: Hook | None = None,
-        steps: int | None = None,
+        extra: Callable[[], Tensor] | None = None, shrink: Callable[[], None] | None = None,
     ) -> FitReport:  # fmt: skip
         """Train the task's head and the weights that `masks` marks.
 
@@ -146,10 +147,8 @@ class Growing(Learner):
             masks: per layer `[units, inputs]`, 1 for weights that learn; None for no layer.
             extra: added to the loss.
             shrink: a proximal step, after every step of the optimizer; it may change weights.
-            steps: in the place of the configuration's `max_steps`.
         """
         net, t = self.net, trial.task.id
-        learning = [net.heads[t], *(net.layers if masks is not None else [])]
 
         def loss(x: Tensor, y: Tensor) -> Tensor:
             loss = cross_entropy(net(x, t), y)
@@ -160,11 +159,10 @@ class Growing(Learner):
                 layer.weight.grad *= mask
                 layer.bias.grad *= mask.amax(1) if mask.numel() else 1
 
-        # Weight decay would move the weights that the masks protect, so there is none.
-        config = self.config if steps is None else replace(self.config, max_steps=steps)
-        # Where accuracy is the same, later weights are sparser.
+        # Weight decay would move the weights that the masks protect, so there is none. With
+        # proximal steps later weights are sparser: of equal accuracies the last one is kept.
         return self.fit_one(
-            replace(trial, weight_decay=0.0), nn.ModuleList(learning), loss=loss, config=config,
+            replace(trial, weight_decay=0.0), [net.heads[t], *(net.layers if masks else [])], loss,
             before_step=before_step, after_step=shrink, latest=shrink is not None,
         )  # fmt: skip
 
@@ -175,15 +173,20 @@ class Growing(Learner):
             mask[count:] = 1
         return masks
 
-    def structure(self) -> dict[str, Any]:
-        heads = [(h.linear.in_features, h.linear.out_features) for h in self.net.heads]
-        return {"widths": self.net.widths, "heads": heads}
 
-    def rebuild(self, structure: dict[str, Any]) -> None:
-        inputs, *hidden = structure["widths"]
-        self.net = GrowingMLP(inputs, hidden)
-        for features, classes in structure["heads"]:
-            self.net.heads.append(Head(features, classes, pool=False))
+# ---------------------------------------------------------------- DEN
+
+
+@torch.no_grad()
+def soft_threshold(x: Tensor, threshold: float) -> Tensor:
+    """The proximal step of threshold·|x|: towards 0 by `threshold`, and exactly 0 within it."""
+    return x.sign() * (x.abs() - threshold).clamp(min=0)
+
+
+@torch.no_grad()
+def group_threshold(rows: Tensor, threshold: float) -> Tensor:
+    """The proximal step of threshold·Σ_i ‖row_i‖ for `[R, C]`: whole rows become 0."""
+    return rows * (1 - threshold / rows.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(min=0)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -213,44 +216,35 @@ class DEN(Growing):
     name = "DEN"
 
     def learn_once(self, trial: Trial) -> FitReport:
-        net, t = self.net, trial.task.id
+        net, t, threshold = self.net, trial.task.id, trial.lr * self.l1
         net.to(self.device)
         net.add_head(trial.task.way)
-        threshold = trial.lr * self.l1
-        head = net.heads[t].linear
-        if t == 0:
+        known, old, head = net.widths[1:], net.weights(), net.heads[t].linear
 
-            @torch.no_grad()
-            def sparse() -> None:
-                for layer in net.layers:
-                    layer.weight.copy_(soft_threshold(layer.weight, threshold))
+        def sparse(*layers: Any) -> None:
+            for layer in layers:
+                layer.weight.data.copy_(soft_threshold(layer.weight, threshold))
 
-            report = self.train_units(trial, self.new_rows([0] * len(net.layers)), shrink=sparse)
-            report.choice = f"{self.prune([0] * len(net.layers))} units removed"
-            return report
-        known = net.widths[1:]
-        old = [(m.weight.detach().clone(), m.bias.detach().clone()) for m in net.layers]
-
-        @torch.no_grad()
-        def sparse_head() -> None:
-            head.weight.copy_(soft_threshold(head.weight, threshold))
+        def sparse_groups() -> None:
+            for layer, n in zip(net.layers, known, strict=True):
+                layer.weight.data[n:] = group_threshold(layer.weight[n:], threshold)
 
         def distance() -> Tensor:
             moved = [m.weight - w for m, (w, _) in zip(net.layers, old, strict=True)]
             return self.keep * torch.stack([(step**2).sum() for step in moved]).sum()
 
-        reports = [self.train_units(trial, None, shrink=sparse_head)]
+        if t == 0:
+            nothing = [0] * len(known)
+            every = self.new_rows(nothing)
+            report = self.train_units(trial, every, shrink=lambda: sparse(*net.layers))
+            report.choice = f"{self.prune(nothing)} units removed"
+            return report
+        reports = [self.train_units(trial, None, shrink=lambda: sparse(head))]
         trial, removed = replace(trial, beta=None), 0  # the curve is that of the first stage
         reports.append(self.train_units(trial, self.selected(head.weight), extra=distance))
         if reports[-1].val_accuracy < self.target:
             net.grow([self.expand] * len(known))
             net.widen_head(t)
-
-            @torch.no_grad()
-            def sparse_groups() -> None:
-                for layer, n in zip(net.layers, known, strict=True):
-                    layer.weight[n:] = group_threshold(layer.weight[n:], threshold)
-
             sparse_groups()  # so that the state before training obeys the penalty too
             reports.append(self.train_units(trial, self.new_rows(known), shrink=sparse_groups))
             removed = self.prune(known)
@@ -258,9 +252,9 @@ class DEN(Growing):
         split = self.split(t, old)
         if split:
             reports.append(self.train_units(trial, self.new_rows(known)))
-        curve, macs = reports[0].curve, sum(r.macs for r in reports)
         choice = f"{added} units added, {removed} removed, {split} split"
-        return replace(reports[-1], curve=curve, macs=macs, choice=choice)
+        macs = sum(r.macs for r in reports)
+        return replace(reports[-1], curve=reports[0].curve, macs=macs, choice=choice)
 
     def selected(self, head: Tensor) -> list[Tensor]:
         """Masks of the weights on paths of weights ≠ 0 to the head `[classes, units]`."""
@@ -277,17 +271,15 @@ class DEN(Growing):
 
         Every layer keeps one unit. Returns how many were removed.
         """
-        net, gone = self.net, 0
+        net, before = self.net, sum(self.net.widths)
         for n in reversed(range(len(net.layers))):  # what is removed above frees units below
-            above = net.layers[n + 1] if n + 1 < len(net.layers) else net.heads[-1].linear
-            weight = net.layers[n].weight.detach()
-            useless = (weight == 0).all(1) | (above.weight.detach() == 0).all(0)
+            unread = (net.reader(n).weight == 0).all(0)
+            useless = (net.layers[n].weight == 0).all(1) | unread
             useless[: max(known[n], 1)] = False
             net.remove(n, useless)
-            gone += int(useless.sum())
-        return gone
+        return before - sum(net.widths)
 
-    def drifted(self, old: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    def drifted(self, old: Weights) -> list[Tensor]:
         """Per layer which of the old units moved too far, bool `[old units]`."""
         return [
             (m.weight.detach()[: len(w), : w.shape[1]] - w).norm(dim=1)
@@ -295,42 +287,38 @@ class DEN(Growing):
             for m, (w, _) in zip(self.net.layers, old, strict=True)
         ]
 
-    def split(self, task: int, old: Sequence[tuple[Tensor, Tensor]]) -> int:
+    @torch.no_grad()
+    def split(self, task: int, old: Weights) -> int:
         """Give drifted units their old weights back and append copies with the new ones.
 
         What the task added reads the copy instead. Old units may not read copies: one that relied
         on a unit with a copy reads its old self, and retraining makes up for that.
         """
-        net, moved = self.net, self.drifted(old)
-        before = [(m.weight.detach().clone(), m.bias.detach().clone()) for m in net.layers]
+        net, moved, before = self.net, self.drifted(old), self.net.weights()
         if not any(bool(d.any()) for d in moved):
             return 0
         net.grow([int(d.sum()) for d in moved])
         net.widen_head(task)
-        below, first = torch.zeros(0, dtype=torch.bool), 0  # copied units of the layer below
-        with torch.no_grad():
-            for m, d, (w, b), (w_old, b_old) in zip(net.layers, moved, before, old, strict=True):
-                units, inputs = len(w_old), w.shape[1]
-                m.weight[:units][d, : w_old.shape[1]] = w_old[d]
-                m.bias[:units][d] = b_old[d]
-                m.weight[len(w) :] = 0
-                m.weight[len(w) :, :inputs], m.bias[len(w) :] = w[:units][d], b[:units][d]
-                self._read_copies(m.weight[units:], below, first)
-                below, first = d, len(w)
-            self._read_copies(net.heads[task].linear.weight, below, first)
+        for n, (d, (w, b), (w_old, b_old)) in enumerate(zip(moved, before, old, strict=True)):
+            m, units, inputs = net.layers[n], len(w_old), w.shape[1]
+            m.weight[:units][d, : w_old.shape[1]] = w_old[d]
+            m.bias[:units][d] = b_old[d]
+            m.weight[len(w) :] = 0
+            m.weight[len(w) :, :inputs], m.bias[len(w) :] = w[:units][d], b[:units][d]
+        for n, d in enumerate(moved):  # move what is read of a unit to its copy
+            last = n + 1 == len(moved)
+            rows = net.reader(n).weight[0 if last else len(old[n + 1][0]) :]
+            columns = d.nonzero().flatten()
+            rows[:, len(before[n][0]) :] = rows[:, columns]
+            rows[:, columns] = 0
         return sum(int(d.sum()) for d in moved)
 
-    @staticmethod
-    def _read_copies(rows: Tensor, copied: Tensor, first: int) -> None:
-        """Move what `rows` read of the copied units to the copies, which begin at `first`."""
-        if copied.any():
-            columns = copied.nonzero().flatten()
-            rows[:, first:] = rows[:, columns]
-            rows[:, columns] = 0
+
+# ---------------------------------------------------------------- RCL
 
 
 class Controller(nn.Module):
-    """Proposes a number of units for every layer, and values what it has seen so far."""
+    """Proposes a number of units for every layer, and values what it has proposed so far."""
 
     def __init__(self, choices: int, hidden: int = 16):
         super().__init__()
@@ -380,63 +368,59 @@ class RCL(Growing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.episodes < 1 or not self.proposals or min(self.proposals) < 0:
+        fewest = min(self.episodes, self.trial_steps, len(self.proposals))
+        if fewest < 1 or min(self.proposals) < 0:
             raise ValueError(
-                f"episodes is {self.episodes} and proposals are {self.proposals}; give at least "
-                "one of each, and no negative number of units"
+                f"episodes is {self.episodes}, trial_steps {self.trial_steps} and proposals are "
+                f"{self.proposals}; give at least one of each, and no negative number of units"
             )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.controller = Controller(len(self.proposals))
 
     def learn_once(self, trial: Trial) -> FitReport:
-        start, depth = self.net, len(self.net.layers)
-        first = trial.task.id == 0
-        best, macs, rewards = ([0] * depth, 0, []) if first else self._choose(trial, start)
+        start, first = self.net, not trial.task.id
+        best: Sequence[int] = [0] * len(start.layers)
+        best, macs, rewards = (best, 0, []) if first else self._choose(trial, start)
         report = self._with_units(trial, start, best)
         report.macs += macs
-        report.choice = "+".join(map(str, best)) + " units" if trial.task.id else ""
+        report.choice = "" if first else "+".join(map(str, best)) + " units"
         report.details["rewards"] = rewards
         return report
 
-    def _choose(self, trial: Trial, start: GrowingMLP) -> tuple[list[int], int, list[float]]:
+    def _choose(self, trial: Trial, start: GrowingMLP) -> tuple[Sequence[int], int, list[float]]:
         """The best proposal, the multiply-adds of the search and the reward of every episode."""
         optimizer = make_optimizer(self.controller.parameters(), "adam", lr=self.controller_lr)
-        known: dict[tuple[int, ...], float] = {}
-        rewards: list[float] = []
-        macs = 0
+        short = replace(trial, beta=None, max_steps=self.trial_steps)
+        tried: dict[tuple[int, ...], tuple[float, int]] = {}  # reward and multiply-adds
+        rewards = []
         for _ in range(self.episodes):
             picked, log_p, values = self.controller.propose(len(start.layers))
             units = tuple(self.proposals[i] for i in picked)
-            if units not in known:
+            if units not in tried:
                 with torch.random.fork_rng(devices=[]):
-                    short = replace(trial, beta=None)
-                    report = self._with_units(short, start, units, self.trial_steps)
-                macs += report.macs
-                known[units] = report.val_accuracy - self.price * sum(units)
-            rewards.append(known[units])
-            reward = torch.full_like(values, known[units])
+                    report = self._with_units(short, start, units)
+                tried[units] = report.val_accuracy - self.price * sum(units), report.macs
+            rewards.append(tried[units][0])
+            reward = torch.full_like(values, rewards[-1])
             # Rewards are to be maximised and policy_loss minimises its objective.
             loss = policy_loss(log_p, -reward, -values.detach()) + mse_loss(values, reward)
             descend(loss, optimizer)
-        best = max(known, key=known.__getitem__)
-        return list(best), macs, [round(r, 4) for r in rewards]
+        best = max(tried, key=lambda units: tried[units][0])
+        return best, sum(macs for _, macs in tried.values()), [round(r, 4) for r in rewards]
 
-    def _with_units(
-        self, trial: Trial, start: GrowingMLP, units: Sequence[int], steps: int | None = None
-    ) -> FitReport:
+    def _with_units(self, trial: Trial, start: GrowingMLP, units: Sequence[int]) -> FitReport:
         """Train so many new units and the head, from the network as it was before the task."""
         self.net = copy.deepcopy(start)
         torch.manual_seed(trial.seed)
         self.net.grow(units)
         self.net.add_head(trial.task.way)
-        first = trial.task.id == 0
-        known = [0] * len(units) if first else start.widths[1:]
-        return self.train_units(trial, self.new_rows(known), steps=steps)
+        known = start.widths[1:] if trial.task.id else [0] * len(units)
+        return self.train_units(trial, self.new_rows(known))
 
-    def structure(self) -> dict[str, Any]:
-        return {**super().structure(), "controller": self.controller.state_dict()}
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "controller": self.controller.state_dict()}
 
-    def rebuild(self, structure: dict[str, Any]) -> None:
-        super().rebuild(structure)
-        self.controller.load_state_dict(structure["controller"])
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.controller.load_state_dict(state["controller"])

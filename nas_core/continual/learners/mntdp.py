@@ -5,132 +5,94 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from nas_core.continual.fit import (
-    FitReport,
-    Trial,
-    fit,
-    training_batches,
-    validation_set,
-)  # fmt: skip
+from nas_core.continual.fit import FitReport, Trial, fit, training_batches, validation_set
 from nas_core.continual.learners.base import LibraryLearner
 from nas_core.continual.library import Library, tensor_bytes
-from nas_core.continual.tasks import Task
+from nas_core.continual.streams import Task
 from nas_core.search.reinforce import policy_loss
 from nas_core.supernet import ChoiceSampler, Edge, SuperNetwork
 from nas_core.training import MovingAverage, TensorData, accuracy, descend, make_optimizer
 
 Prefix = tuple[int, ...]  # owners of the first modules of a path
 Sources = Sequence[tuple[int, float]]  # past tasks with the accuracy that the prior gave them
+Found = tuple[Prefix, nn.ModuleList, FitReport]  # a path, its new modules (the last ones), report
 
 
 class Trunk:
-    """The frozen part of a search space: every prefix is evaluated once and shared.
-
-    Args:
-        limit: bytes that `of_all` may keep.
-    """
+    """The frozen part of a search space: every prefix is evaluated once and shared."""
 
     def __init__(self, library: Library, prefixes: Sequence[Prefix], limit: int = 0):
-        self.library, self.limit = library, limit
+        self.library, self.limit = library, limit  # bytes that `of_all` may keep
         needed = {p[:n] for p in prefixes for n in range(1, len(p) + 1)}
         self.order = sorted(needed, key=lambda p: (len(p), p))
         self.wanted = set(prefixes)
         self._kept: dict[TensorData, dict[Prefix, Tensor] | None] = {}
 
+    @torch.no_grad()
     def __call__(self, x: Tensor) -> dict[Prefix, Tensor]:
         """Output of every wanted prefix; the empty prefix gives `x` itself."""
         out: dict[Prefix, Tensor] = {(): x}
-        with torch.no_grad():
-            for prefix in self.order:
-                module = self.library.module(len(prefix) - 1, prefix[-1])
-                out[prefix] = module(out[prefix[:-1]])
+        for prefix in self.order:
+            module = self.library.module(len(prefix) - 1, prefix[-1])
+            out[prefix] = module(out[prefix[:-1]])
         return {p: out[p] for p in self.wanted}
 
+    def over(
+        self, data: TensorData, of: Callable[[Tensor], Tensor] = lambda h: h
+    ) -> dict[Prefix, Tensor]:
+        """`of(h)` for the outputs h of all of `data`, `[N, …]` per wanted prefix."""
+        batches = data.batches(256, seed=0, shuffle=False)
+        parts = [{p: of(h) for p, h in self(x).items()} for x, _ in batches]
+        return {p: torch.cat([part[p] for part in parts]) for p in self.wanted}
+
     def of_all(self, data: TensorData) -> dict[Prefix, Tensor] | None:
-        """The outputs for all of `data`, or None where they do not fit into what is left."""
+        """`over(data)`, kept; or None where that does not fit into what is left of `limit`."""
         if data not in self._kept:
-            self._kept[data] = self._fill(data)
+            held = [h for kept in self._kept.values() for h in (kept or {}).values()]
+            example = self(data.inputs(data.x[:1])).values()
+            needed = tensor_bytes(example) * len(data) + tensor_bytes(held)
+            self._kept[data] = self.over(data) if needed <= self.limit else None
         return self._kept[data]
 
-    def _fill(self, data: TensorData) -> dict[Prefix, Tensor] | None:
-        held = [t for kept in self._kept.values() if kept for t in kept.values()]
-        whole: dict[Prefix, Tensor] = {}
-        row = 0
-        for x, _ in data.batches(256, seed=0, shuffle=False):
-            part = self(x)
-            if not row:  # one batch tells the size of an example's outputs
-                each = sum(t[0].numel() * t.element_size() for t in part.values())
-                if each * len(data) + tensor_bytes(held) > self.limit:
-                    return None
-                whole = {p: t.new_empty(len(data), *t.shape[1:]) for p, t in part.items()}
-            for p, t in part.items():
-                whole[p][row : row + len(x)] = t
-            row += len(x)
-        return whole
 
-
-def rank_past(
-    library: Library, task: Task, *, neighbours: int = 5, leave_one_out: bool = False
-) -> list[tuple[int, float]]:
+def rank_past(library: Library, task: Task, *, neighbours: int = 5) -> list[tuple[int, float]]:
     """The data-driven prior: past tasks by k-NN accuracy on the new task's data in their features.
 
-    Args:
-        leave_one_out: over training and validation examples together; default is training
-            examples as neighbours of validation examples.
-
-    Returns:
-        `(past task, accuracy)`, best first; of equals the latest first.
+    Training examples are the neighbours of validation examples. Returns `(past task, accuracy)`,
+    best first; of equals the latest first.
     """
     from sklearn.neighbors import KNeighborsClassifier
 
-    scores: dict[Prefix, float] = {}
-    trunk = Trunk(library, [p[:-1] for p in library.paths])
-    head = library.path(0)[-1]
-    features = []  # of the training and of the validation examples
-    for data in (task.train.plain(), task.val.plain()):
-        batches = data.batches(256, seed=0, shuffle=False)
-        parts = [{p: head.embed(h).cpu() for p, h in trunk(x).items()} for x, _ in batches]
-        features.append({p: torch.cat([part[p] for part in parts]) for p in parts[0]})
-    y, y_val = task.train.y.cpu(), task.val.y.cpu()
-    for p in features[0]:
-        x, x_val = features[0][p], features[1][p]
-        if leave_one_out:
-            both, labels = torch.cat([x, x_val]).numpy(), torch.cat([y, y_val])
-            near = KNeighborsClassifier(min(neighbours, len(both) - 1)).fit(both, labels.numpy())
-            votes = labels[torch.as_tensor(near.kneighbors(return_distance=False))]  # [N, k]
-            scores[p] = float((votes.mode(1).values == labels).float().mean())
-        else:
-            near = KNeighborsClassifier(min(neighbours, len(x))).fit(x.numpy(), y.numpy())
-            scores[p] = float(near.score(x_val.numpy(), y_val.numpy()))
+    trunk = Trunk(library, [path[:-1] for path in library.paths])
+    embed = library.path(0)[-1].embed
+    x, x_val = (trunk.over(d.plain(), lambda h: embed(h).cpu()) for d in (task.train, task.val))
+    y, y_val = task.train.y.cpu().numpy(), task.val.y.cpu().numpy()
+    scores = {}
+    for p in trunk.wanted:
+        near = KNeighborsClassifier(min(neighbours, len(y))).fit(x[p].numpy(), y)
+        scores[p] = float(near.score(x_val[p].numpy(), y_val))
     ranking = [(t, scores[path[:-1]]) for t, path in enumerate(library.paths)]
     return sorted(ranking, key=lambda pair: (-pair[1], -pair[0]))
 
 
 @dataclass(eq=False, kw_only=True)
-class MNTDP(LibraryLearner):
-    """What the two searches have in common.
+class MNTDPD(LibraryLearner):
+    """Deterministic MNTDP: all paths that branch from a past path are trained (algorithm 4)."""
 
-    Args:
-        k: number of past paths to branch from, by the prior; "all" for every one.
-        prior: "knn", or "random" for the ablation of section 5.6.5.
-        leave_one_out: how the prior measures, see `rank_past`.
-        whole_paths: also consider using a past path as it is, head included, with nothing new.
-        cache_bytes: features of the frozen trunk are kept up to this size.
-    """
-
-    k: int | str = 1
-    prior: str = "knn"
-    leave_one_out: bool = False
-    whole_paths: bool = True
-    cache_bytes: int = 512 * 2**20
+    k: int | str = 1  # number of past paths to branch from, by the prior; "all" for every one
+    prior: str = "knn"  # or "random", for the ablation of section 5.6.5
+    whole_paths: bool = True  # also consider a past path as it is, head included
+    cache_bytes: int = 512 * 2**20  # features of the frozen trunk are kept up to this size
+    name = "MNTDP-D"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -141,29 +103,11 @@ class MNTDP(LibraryLearner):
         self.name += "" if self.k == 1 else f" (k={self.k})"
         self.name += " random prior" if self.prior == "random" else ""
 
-    def sources(self, trial: Trial) -> list[tuple[int, float]]:
-        """The past tasks whose paths the search may branch from, with their k-NN accuracy."""
-        past = len(self.library)
-        count = past if self.k == "all" else min(int(self.k), past)
-        if self.prior == "random":
-            drawn = random.Random(trial.seed).sample(range(past), count)
-            return [(t, float("nan")) for t in drawn]
-        if count == past <= 1:
-            return [(t, float("nan")) for t in range(past)]
-        return rank_past(self.library, trial.task, leave_one_out=self.leave_one_out)[:count]
-
-    def prefixes(self, sources: Sources) -> list[Prefix]:
-        """Branch to the right: the beginnings of the sources' paths, longest first."""
-        depth = len(self.backbone)
-        found = {self.library.paths[s][:p] for s, _ in sources for p in range(depth)} | {()}
-        return sorted(found, key=lambda p: (-len(p), p))
-
     def learn_once(self, trial: Trial) -> FitReport:
         task, depth = trial.task, len(self.backbone)
         self.library.to(self.device).eval().requires_grad_(False)
         sources = self.sources(trial)
-        search = self.search if sources else self.try_all
-        path, suffix, report = search(trial, sources)
+        path, suffix, report = self.search(trial, sources)
         reused = depth - len(suffix)
         for layer, module in enumerate(suffix, reused):
             self.library.put(layer, task.id, module, task.way)
@@ -174,12 +118,25 @@ class MNTDP(LibraryLearner):
         report.details |= {"sources": sources, "path": path, "reused": reused}
         return report
 
-    def search(self, trial: Trial, sources: Sources) -> tuple[Prefix, nn.ModuleList, FitReport]:
-        """The chosen path, its new modules (a suffix of the path) and the report."""
-        raise NotImplementedError
+    def sources(self, trial: Trial) -> list[tuple[int, float]]:
+        """The past tasks whose paths the search may branch from, with their k-NN accuracy."""
+        past = len(self.library)
+        count = past if self.k == "all" else min(int(self.k), past)
+        if self.prior == "random":
+            drawn = random.Random(trial.seed).sample(range(past), count)
+            return [(t, float("nan")) for t in drawn]
+        if count == past <= 1:
+            return [(t, float("nan")) for t in range(past)]
+        return rank_past(self.library, trial.task)[:count]
 
-    def try_all(self, trial: Trial, sources: Sources) -> tuple[Prefix, nn.ModuleList, FitReport]:
-        """Algorithm 4: every path has its own new modules, all are trained, the best stays.
+    def prefixes(self, sources: Sources) -> list[Prefix]:
+        """Branch to the right: the beginnings of the sources' paths, longest first."""
+        depth = len(self.backbone)
+        found = {self.library.paths[s][:p] for s, _ in sources for p in range(depth)} | {()}
+        return sorted(found, key=lambda p: (-len(p), p))
+
+    def search(self, trial: Trial, sources: Sources) -> Found:
+        """Every path has its own new modules, all are trained, the best on validation stays.
 
         Of paths with the same validation accuracy the one that reuses most is chosen.
         """
@@ -190,18 +147,13 @@ class MNTDP(LibraryLearner):
             space.append((prefix, nn.ModuleList(new).to(self.device)))
         reports = self.fit_suffixes(space, trial)
         options = [(path, nn.ModuleList(), report) for path, report in self.whole(trial, sources)]
-        options += [
-            (prefix + (task.id,) * len(suffix), suffix, report)
-            for (prefix, suffix), report in zip(space, reports, strict=True)
-        ]
+        for (prefix, suffix), report in zip(space, reports, strict=True):
+            options.append((prefix + (task.id,) * len(suffix), suffix, report))
         path, suffix, best = max(options, key=lambda option: option[2].val_accuracy)
         tried = [(depth - len(s), round(r.val_accuracy, 4)) for _, s, r in options]
-        whole = reports[0]  # steps and multiply-adds of the search
-        return (
-            path,
-            suffix,
-            replace(best, macs=whole.macs, steps=whole.steps, details={"candidates": tried}),
-        )
+        macs, steps = reports[0].macs, reports[0].steps  # of the search
+        best = replace(best, macs=macs, steps=steps, details={"candidates": tried})
+        return path, suffix, best
 
     def fit_suffixes(
         self, space: Sequence[tuple[Prefix, nn.ModuleList]], trial: Trial
@@ -217,76 +169,71 @@ class MNTDP(LibraryLearner):
             rows = TensorData(torch.arange(len(task.train), device=self.device), task.train.y)
             batches = training_batches(rows, self.config.batch_size, trial.seed)
 
-        def after(c: int, h: Tensor) -> Tensor:
-            for module in space[c][1]:
+        def logits(c: int, seen: dict[Prefix, Tensor]) -> Tensor:
+            prefix, suffix = space[c]
+            h = seen[prefix]
+            for module in suffix:
                 h = module(h)
             return h
 
         def losses(x: Tensor, y: Tensor, active: Sequence[int]) -> list[Tensor]:
             seen = trunk(x) if kept is None else {p: h[x.long()] for p, h in kept.items()}
-            return [cross_entropy(after(c, seen[space[c][0]]), y) for c in active]
+            return [cross_entropy(logits(c, seen), y) for c in active]
 
+        @torch.no_grad()
         def scores(data: TensorData, which: Sequence[int]) -> list[float]:
             fixed, row = trunk.of_all(data), 0
             right = torch.zeros(len(space), device=self.device)
-            with torch.no_grad():
-                for x, y in data.batches(256, seed=0, shuffle=False):
-                    part = slice(row, row + len(x))
-                    seen = trunk(x) if fixed is None else {p: h[part] for p, h in fixed.items()}
-                    for c in which:
-                        right[c] += (after(c, seen[space[c][0]]).argmax(1) == y).sum()
-                    row += len(x)
+            for x, y in data.batches(256, seed=0, shuffle=False):
+                now = slice(row, row + len(x))
+                seen = trunk(x) if fixed is None else {p: h[now] for p, h in fixed.items()}
+                for c in which:
+                    right[c] += (logits(c, seen).argmax(1) == y).sum()
+                row += len(x)
             return [count / len(data) for count in right[list(which)].tolist()]
 
         suffixes = [suffix for _, suffix in space]
         return fit(suffixes, losses, scores, trial, self.config, batches=batches)
 
     def whole(self, trial: Trial, sources: Sources) -> list[tuple[Prefix, FitReport]]:
-        """Past paths as they are: they cost a look at the validation set and nothing else."""
+        """Past paths as they are: they cost one measurement on the validation set."""
         task, found = trial.task, []
         val = validation_set(task, self.config.val_copies, trial.seed)
         for s, _ in sources if self.whole_paths else ():
             if self.library.ways[s] == task.way:
                 predict = partial(self.library, task=s)
-                curve = []
-                if trial.beta is not None:
-                    curve = [accuracy(predict, task.test)] * (trial.beta + 1)
-                report = FitReport(
-                    accuracy(predict, val), 0, 0, trial.lr, trial.weight_decay, curve
-                )
+                early = 0 if trial.beta is None else trial.beta + 1
+                curve = [accuracy(predict, task.test)] * early if early else []
+                rates = trial.lr, trial.weight_decay
+                report = FitReport(accuracy(predict, val), 0, 0, *rates, curve)
                 found.append((self.library.paths[s], report))
         return found
 
 
+class Space(NamedTuple):
+    """The search space of MNTDP-S."""
+
+    net: SuperNetwork
+    gamma: ChoiceSampler
+    new: nn.ModuleList  # modules of the new column
+    prefixes: list[Prefix]  # what each of the P paths keeps of the past
+    masks: Tensor  # bool [P, E]: the edges of each path
+
+
 @dataclass(eq=False, kw_only=True)
-class MNTDPD(MNTDP):
-    """Deterministic MNTDP (algorithm 4)."""
-
-    name = "MNTDP-D"
-
-    def search(self, trial: Trial, sources: Sources) -> tuple[Prefix, nn.ModuleList, FitReport]:
-        return self.try_all(trial, sources)
-
-
-@dataclass(eq=False, kw_only=True)
-class MNTDPS(MNTDP):
-    """Stochastic MNTDP (algorithm 3): paths share the new modules, Γ is learnt with REINFORCE.
+class MNTDPS(MNTDPD):
+    """Stochastic MNTDP: paths share the new modules, Γ is learnt with REINFORCE (algorithm 3).
 
     `report.details` holds the probability of every path ("probabilities", with the number of
     modules that it reuses) and how they moved ("gamma": steps, and one list per path).
-
-    Args:
-        gamma_lr: grid of the learning rate of Γ.
-        entropy: weight of the entropy of Γ in the loss.
-        start: Γ before the first step; "paths" is uniform over paths, "choices" is uniform at
-            every module, which gives the path of new modules ½ and a whole old path 2^−L.
-        search_steps: steps of the search; default is `max_steps` of the training.
     """
 
-    gamma_lr: tuple[float, ...] = (1e-2, 1e-3)
-    entropy: float = 1.0
+    gamma_lr: tuple[float, ...] = (1e-2, 1e-3)  # grid of the learning rate of Γ
+    entropy: float = 1.0  # weight of the entropy of Γ in the loss
+    # Γ before the first step: "paths" is uniform over paths, "choices" is uniform at every module,
+    # which gives the path of new modules ½ and a whole old path 2^−L.
     start: str = "paths"
-    search_steps: int | None = None
+    search_steps: int | None = None  # default is `max_steps` of the training
     name = "MNTDP-S"
 
     def __post_init__(self) -> None:
@@ -301,24 +248,35 @@ class MNTDPS(MNTDP):
         points = itertools.product(super().trials(task, beta), rates)
         return [replace(trial, gamma_lr=rate) for trial, rate in points]
 
-    def space(
-        self, task: Task, sources: Sources
-    ) -> tuple[SuperNetwork, ChoiceSampler, nn.ModuleList, list[Prefix]]:
-        """The search space as a super-network, Γ, the new modules, and the prefixes of its paths.
+    def search(self, trial: Trial, sources: Sources) -> Found:
+        if not sources:
+            return super().search(trial, sources)
+        space = self.space(trial.task, sources)
+        macs, moved = self._learn_gamma(trial, space)
+        prefix = space.prefixes[int(space.gamma.log_prob(space.masks).argmax())]
+        suffix = nn.ModuleList(list(space.new)[len(prefix) :])
+        if len(suffix):  # fine-tune what is new on all of the training set
+            (report,) = self.fit_suffixes([(prefix, suffix)], trial)
+        else:
+            report = next(r for p, r in self.whole(trial, sources) if p == prefix)
+        report.macs += macs
+        ends = zip(space.prefixes, moved["paths"][-1], strict=True)
+        report.details |= {"probabilities": [(len(p), q) for p, q in ends], "gamma": moved}
+        return prefix + (trial.task.id,) * len(suffix), suffix, report
 
-        At every module of an old path one either stays on it or branches to the new column; that
-        the new column never leads back is the structure of the graph.
+    def space(self, task: Task, sources: Sources) -> Space:
+        """At every module of an old path one either stays on it or branches to the new column.
+
+        That the new column never leads back is the structure of the graph.
         """
-        depth = len(self.backbone)
-        new = self.backbone.path(task.way)
-        edges = [
-            Edge(f"new{n}", f"new{n + 1}", m, f"new {n + 1}", "new") for n, m in enumerate(new)
-        ]
-        edges[-1] = edges[-1]._replace(target="out")
+        depth, new = len(self.backbone), self.backbone.path(task.way)
+        column = [*(f"new{n}" for n in range(depth)), "out"]
+        steps = zip(column, column[1:], new, strict=False)
+        edges = [Edge(a, b, m, f"new {n}", "new") for n, (a, b, m) in enumerate(steps, 1)]
         found = sorted(self.prefixes(sources), key=lambda p: (len(p), p))
         if self.whole_paths:
-            whole = {self.library.paths[s] for s, _ in sources if self.library.ways[s] == task.way}
-            found += sorted(whole)
+            past = {self.library.paths[s] for s, _ in sources if self.library.ways[s] == task.way}
+            found += sorted(past)
 
         def node(p: Prefix) -> str:
             return "in" if not p else "out" if len(p) == depth else f"old{p}"
@@ -328,57 +286,33 @@ class MNTDPS(MNTDP):
                 old = self.library.module(len(p) - 1, p[-1])
                 edges.append(Edge(node(p[:-1]), node(p), old, f"old {p}", "reused"))
             if len(p) < depth:
-                edges.append(Edge(node(p), f"new{len(p)}", nn.Identity(), f"branch {p}", "branch"))
+                edges.append(Edge(node(p), column[len(p)], nn.Identity(), f"branch {p}", "branch"))
         net = SuperNetwork(edges, "in", "out", name="MNTDP-S").to(self.device)
         gamma = ChoiceSampler.paths(net.graph).to(self.device)
+        rows = []
+        for p in found:
+            used = {f"old {p[:n]}" for n in range(1, len(p) + 1)} | {f"branch {p}"}
+            used |= {f"new {n + 1}" for n in range(len(p), depth)}
+            rows.append([edge.name in used for edge in net.graph.edges])
+        masks = torch.tensor(rows, device=self.device)
         if self.start == "paths":  # the odds of an edge are the numbers of paths that take it
             with torch.no_grad():
-                gamma.logits.copy_(self.path_masks(net, found).sum(0).clamp(min=1).log())
-        return net, gamma, new, found
+                gamma.logits.copy_(masks.sum(0).clamp(min=1).log())
+        return Space(net, gamma, new, found, masks)
 
-    def path_masks(self, net: SuperNetwork, prefixes: Sequence[Prefix]) -> Tensor:
-        """bool `[P, E]`: the edges of the path that keeps each prefix."""
-        depth, graph = len(self.backbone), net.graph
-        masks = torch.zeros(len(prefixes), len(graph), dtype=torch.bool, device=self.device)
-        for row, p in enumerate(prefixes):
-            names = [f"old {p[:n]}" for n in range(1, len(p) + 1)]
-            names += [f"branch {p}"] if len(p) < depth else []
-            names += [f"new {n + 1}" for n in range(len(p), depth)]
-            masks[row, [graph.index(name) for name in names]] = True
-        return masks
-
-    def search(self, trial: Trial, sources: Sources) -> tuple[Prefix, nn.ModuleList, FitReport]:
-        net, gamma, new, prefixes = self.space(trial.task, sources)
-        macs, moved = self._search_gamma(trial, net, gamma, new, prefixes)
-        best = int(gamma.log_prob(self.path_masks(net, prefixes)).argmax())
-        prefix = prefixes[best]
-        suffix = nn.ModuleList(list(new)[len(prefix) :])
-        if len(suffix):  # fine-tune what is new on all of the training set
-            (report,) = self.fit_suffixes([(prefix, suffix)], trial)
-        else:
-            report = next(r for p, r in self.whole(trial, sources) if p == prefix)
-        report.macs += macs
-        last = moved["paths"][-1]
-        report.details["probabilities"] = [(len(p), q) for p, q in zip(prefixes, last, strict=True)]
-        report.details["gamma"] = moved
-        return prefix + (trial.task.id,) * len(suffix), suffix, report
-
-    def _search_gamma(
-        self, trial: Trial, net: SuperNetwork, gamma: ChoiceSampler, new: nn.ModuleList,
-        prefixes: Sequence[Prefix],
-    ) -> tuple[int, dict[str, list]]:  # fmt: skip
+    def _learn_gamma(self, trial: Trial, space: Space) -> tuple[int, dict[str, list]]:
         """Alternate θ on one half of the training set and Γ on the other.
 
         Returns the multiply-adds, and the probabilities of the paths over the steps.
         """
+        net, gamma, new, prefixes, masks = space
         config, task, seed = self.config, trial.task, trial.seed
         total = self.search_steps or config.max_steps
-        masks = self.path_masks(net, prefixes)
         order = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(seed))
-        data = [task.train.subset(part) for part in order.split((len(order) + 1) // 2)]
+        halves = [task.train.subset(part) for part in order.split((len(order) + 1) // 2)]
         of_theta, of_gamma = (
-            training_batches(d, min(config.batch_size, len(d)), seed + i)
-            for i, d in enumerate(data)
+            training_batches(half, min(config.batch_size, len(half)), seed + i)
+            for i, half in enumerate(halves)
         )
         decay = trial.weight_decay
         theta = make_optimizer(new.parameters(), "adam", lr=trial.lr, weight_decay=decay)
@@ -389,8 +323,8 @@ class MNTDPS(MNTDP):
         # weights and of its inputs, but for the input of the first new module.
         layers = self.backbone.macs
         forward = torch.full((len(prefixes),), float(sum(layers)), device=self.device)
-        new_layers = [(layers[len(p) :], layers[len(p) : len(p) + 1]) for p in prefixes]
-        backward = [float(2 * sum(all_new) - sum(first)) for all_new, first in new_layers]
+        first_new = [len(p) for p in prefixes]
+        backward = [float(2 * sum(layers[n:]) - sum(layers[n : n + 1])) for n in first_new]
         prices = (forward, forward + torch.tensor(backward, device=self.device))
         macs, best, best_step, decided = 0.0, float("inf"), 0, False
         steps, probabilities = [], []
