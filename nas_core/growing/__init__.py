@@ -10,6 +10,7 @@ from nas_core.growing.network import (
     Plan,
     all_exits,
     early_exit,
+    exit_curve,
     exit_depth,
     exit_macs,
     exits_loss,

@@ -269,6 +269,26 @@ def overthinking(logits: Tensor, y: Tensor) -> Tensor:
     return right.any(0) & ~right[-1]
 
 
+def exit_curve(
+    logits: Tensor, y: Tensor, macs: Sequence[int], thresholds: Sequence[float]
+) -> list[dict[str, float]]:
+    """Accuracy against mean cost of early exit, a row per threshold (`macs` are `exit_macs`).
+
+    `random` is the control: the accuracy of exits drawn in the same shares, whatever the example.
+    """
+    right = (logits.argmax(-1) == y).double()  # [exits, B]
+    rows = []
+    for q in thresholds:
+        depth = exit_depth(logits, q)
+        share = torch.bincount(depth, minlength=len(right)).double() / len(y)  # [exits]
+        values = {
+            "accuracy": right.gather(0, depth[None]).mean(), "random": share @ right.mean(1),
+            "macs": share @ share.new_tensor(macs), "depth": depth.double().mean(),
+        }  # fmt: skip
+        rows.append({"threshold": q} | {name: float(value) for name, value in values.items()})
+    return rows
+
+
 @torch.no_grad()
 def all_exits(net: Any, data: TensorData, batch_size: int = 512) -> tuple[Tensor, Tensor]:
     """Logits `[exits, N, K]` and targets `[N]` of all of `data`, in order, in evaluation mode."""

@@ -245,6 +245,21 @@ def test_overthinking_is_counted_by_hand():
     torch.testing.assert_close(again, logits)
 
 
+def test_the_curve_is_what_early_exit_does_and_its_control_draws_the_exits():
+    net, x, _ = trained_like()
+    y = torch.randint(3, (40,), generator=torch.Generator().manual_seed(5))
+    logits, macs = net.exits(x).detach(), growing.exit_macs(net)
+    right = (logits.argmax(-1) == y).double()
+    for row in growing.exit_curve(logits, y, macs, (0.0, 0.4, 0.5, 1.0)):
+        gone = growing.early_exit(net, x, row["threshold"])
+        assert row["accuracy"] == pytest.approx((gone.predictions == y).double().mean().item())
+        assert row["macs"] == pytest.approx(gone.macs.double().mean().item())
+        assert row["depth"] == pytest.approx(gone.depth.double().mean().item())
+        drawn = [right[:, torch.roll(torch.arange(40), k)].gather(0, gone.depth[None]).mean()
+                 for k in range(40)]  # fmt: skip
+        assert row["random"] == pytest.approx(torch.stack(drawn).mean().item())  # all shifts
+
+
 # ---------------------------------------------------------------- multiply-adds
 
 
