@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from nas_core.data.dataset import CorruptData, DataNotFound, Dataset, image_dataset, limited
+from nas_core.data.places import by_hand_is_here
 from nas_core.training import Augment
 from nas_core.training.tensors import IGNORED
 
@@ -27,16 +28,12 @@ class Layout:
     """One set below the data root."""
 
     folder: str
-    first: str  # pattern of its training pictures: what must be there
     pairs: Callable[[Path], tuple[list[Pair], list[Pair], list[Pair]]]  # training, val, test
     classes: tuple[str, ...]
     home: str  # where it comes from, and in which form it is expected
     mode: str = "RGB"  # of the pictures; "L" is grey
     meaning: tuple[int, ...] = ()  # class of every mask value 0…255; () is "above 127 is class 1"
     reduce: int = 1  # so many pixels each way become one: whole pictures would not fit in memory
-
-    def found(self, root: Path) -> bool:
-        return next((root / self.folder).glob(self.first), None) is not None
 
     def read(self, pairs: list[Pair]) -> tuple[Tensor, Tensor]:
         """Pictures uint8 `[N, C, H, W]` and classes int64 `[N, H, W]`."""
@@ -62,7 +59,7 @@ def mask_folder(name: str, root: Path, train_limit: int | None, seed: int) -> Da
         CorruptData: when a file cannot be read, or sizes differ.
     """
     layout = LAYOUTS[name]
-    if not layout.found(root):
+    if not by_hand_is_here(name, root):
         by_hand(name, root)
     train, val, test = layout.pairs(root / layout.folder)
     parts = [train[: limited(train_limit, len(train))], val, test]
@@ -147,7 +144,7 @@ STREETS = {
 }  # fmt: skip
 LAYOUTS = {
     "nuclei": Layout(
-        "nuclei", "images/*.png", _nuclei, ("background", "nucleus"),
+        "nuclei", _nuclei, ("background", "nucleus"),
         "nuclei/images/*.png and nuclei/masks/*.png of the same names, grey and of one size; the "
         "first 200 are for training, 50 for validation, the others for the test. Made from the "
         "256×256 pictures of stage1_train of BBBC038v1, https://bbbc.broadinstitute.org/BBBC038 "
@@ -155,18 +152,18 @@ LAYOUTS = {
         mode="L",
     ),
     "drive": Layout(
-        "DRIVE", "training/images/*.tif", _drive, ("background", "vessel"),
+        "DRIVE", _drive, ("background", "vessel"),
         "DRIVE/training and DRIVE/test with images/ and 1st_manual/, as published at "
         "https://drive.grand-challenge.org (registration); 16 / 4 / 20 pictures of 565×584.",
     ),
     "massachusetts_roads": Layout(
-        "massachusetts_roads", "train/*.tiff", _roads, ("background", "road"),
+        "massachusetts_roads", _roads, ("background", "road"),
         "massachusetts_roads/train, train_labels, val, val_labels, test, test_labels, as published "
         "at https://www.cs.toronto.edu/~vmnih/data; read at a quarter of their 1500×1500 pixels.",
         reduce=4,
     ),
     "cityscapes": Layout(
-        "cityscapes", "leftImg8bit/train/*/*_leftImg8bit.png", _cityscapes,
+        "cityscapes", _cityscapes,
         tuple(STREETS.values()),
         "cityscapes/leftImg8bit and cityscapes/gtFine, as published at "
         "https://www.cityscapes-dataset.com (registration); read at 128×256 pixels. A sixth of the "

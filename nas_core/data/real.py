@@ -10,7 +10,6 @@ import shutil
 import struct
 import tarfile
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,6 @@ from urllib.request import urlopen
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
 from nas_core.data.dataset import (
@@ -29,51 +27,8 @@ from nas_core.data.dataset import (
     limited,
     stratified_order,
 )
+from nas_core.data.places import SETS, RealSet, data_root
 from nas_core.training import Augment
-
-
-@dataclass(frozen=True)
-class RealSet:
-    """The files of one set, an entry of `real.yaml`."""
-
-    source: str
-    chapters: str = ""  # which ones read it, where `load` does not
-    torchvision: str = ""  # its class there
-    files: dict[str, str] = field(default_factory=dict)  # path below the root: published md5
-    folder: str = ""  # or: what its archive is unpacked into,
-    pattern: str = ""  # files in there,
-    count: int = 0  # as many as were published,
-    archive: str = ""  # where it is,
-    checksum: str = ""  # and its published md5 or sha256
-    val: int = 0  # validation images, cut from the official training images
-    # Crops and flips as in thesis section 3.5.2: pad to 36×36 and cut 32×32. Digits and clothes
-    # are not mirrored (a mirrored digit is another sign).
-    augment: dict[str, Any] | None = None
-
-    def missing(self, root: Path) -> str | None:
-        """The first path that is not below `root`, or None."""
-        paths = self.files or [self.folder]
-        return next((path for path in paths if not (root / path).exists()), None)
-
-
-_YAML = Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
-SETS = {name: RealSet(**entry) for name, entry in yaml.safe_load(_YAML).items()}
-
-
-def data_root(root: str | Path | None = None) -> Path:
-    """Folder of the real data sets: the argument, else `$NAS_DATA`, else `data/` of the book.
-
-    The book is `$NAS_BOOK`, or the folder with `notebooks/meta.yaml` that the working directory
-    is in, or the one the package was installed from; the working directory itself only where
-    there is no book at all.
-    """
-    if named := root or os.environ.get("NAS_DATA"):
-        return Path(named).expanduser().absolute()
-    here, package = Path.cwd(), Path(__file__).resolve().parents[2]
-    for folder in (os.environ.get("NAS_BOOK", here), here, *here.parents, package):
-        if Path(folder, "notebooks", "meta.yaml").is_file():
-            return Path(folder).absolute() / "data"
-    return here / "data"
 
 
 def known(name: str, names: Iterable[str]) -> None:

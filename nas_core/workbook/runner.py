@@ -1,4 +1,4 @@
-"""Execute chapters: each in a process of its own that is watched, timed and measured."""
+"""Execute chapters: each in a process of its own, whose time and memory are measured."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from nas_core.workbook.copies import SHIPPED_DATA
 from nas_core.workbook.environment import COMPARABLE, FAST, own_kernel
 
 LIMITS = {"smoke": 300.0, "study": 4 * 3600.0, "paper": 14 * 86400.0}  # processor seconds
-WALL = 10  # a chapter that waits for something that never comes ends after so many limits
-Report = Callable[["Job", int, int], None]  # job, cell that starts, number of cells
+WALL = 10  # a chapter that waits without computing ends after this many limits
+PACKAGES = ("torch", "torchvision", "torchaudio", "numpy", "scikit-learn", "pandas")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One execution of one chapter."""
+    """One execution of one chapter. Wrong parameters, types and limits raise `BookError`."""
 
     chapter: Chapter
     profile: str = "smoke"
@@ -41,18 +41,12 @@ class Job:
 
     def __post_init__(self) -> None:
         self.chapter.profile(self.profile)  # raises when there is none
-        allowed = notebooks.parameters(self.source())
-        if unknown := set(self.parameters) - set(allowed):
-            raise BookError(
-                f"{self.chapter.name} has no parameter {', '.join(sorted(unknown))}; "
-                f"it has {', '.join(allowed)}"
-            )
-        for name, value in self.injected().items():
-            if not same_kind(value, allowed.get(name)):
-                raise BookError(
-                    f"{self.chapter.name}: {name} = {value!r} does not fit the default "
-                    f"{allowed[name]!r}"
-                )
+        name, allowed = self.chapter.name, notebooks.parameters(self.source())
+        if unknown := ", ".join(sorted(set(self.parameters) - set(allowed))):
+            raise BookError(f"{name} has no parameter {unknown}; it has {', '.join(allowed)}")
+        for key, value in self.injected().items():
+            if not same_kind(value, default := allowed.get(key)):
+                raise BookError(f"{name}: {key} = {value!r} does not fit the default {default!r}")
         if self.limit is not None and self.limit <= 0:
             raise BookError(f"the time limit is {self.limit} s; it must be positive")
 
@@ -72,11 +66,11 @@ class Job:
 
     @property
     def label(self) -> str:
-        """Name of the files of this run: chapter, profile unless smoke, hash of parameters."""
+        """Name of this run's files: chapter, profile unless smoke, hash of the parameters."""
         text = json.dumps(self.parameters, sort_keys=True)
-        profile = "" if self.profile == "smoke" else f".{self.profile}"
-        mark = f".{hashlib.sha256(text.encode()).hexdigest()[:8]}" if self.parameters else ""
-        return self.chapter.name + profile + mark
+        profile = [self.profile] * (self.profile != "smoke")
+        mark = [hashlib.sha256(text.encode()).hexdigest()[:8]] * bool(self.parameters)
+        return ".".join([self.chapter.name, *profile, *mark])
 
     @property
     def output(self) -> Path:
@@ -87,12 +81,11 @@ class Job:
         return self.chapter.root / "build" / "runs" / f"{self.label}.json"
 
     def key(self) -> str:
-        """Hash of everything that the outputs depend on: cells, parameters, library, data.
+        """Hash of all that the outputs depend on: cells, parameters, versions, library, data.
 
-        Larger profiles write results themselves, so only smoke, which replays them, counts them.
+        Recorded results count at smoke only: longer profiles write them.
         """
-        packages = ("torch", "torchvision", "torchaudio", "numpy", "scikit-learn", "pandas")
-        versions = [sys.version, *map(metadata.version, packages)]  # importing would take seconds
+        versions = [sys.version, *map(metadata.version, PACKAGES)]  # imports would take seconds
         settings = [self.injected(), self.chapter.profile(self.profile), versions]
         digest = hashlib.sha256(notebooks.fingerprint(self.source()).encode())
         digest.update(json.dumps(settings, sort_keys=True).encode())
@@ -100,10 +93,10 @@ class Job:
         files = [p for p in library.rglob("*") if p.suffix in (".py", ".js", ".css", ".yaml")]
         files += (root / "notebooks" / "checks").glob("*.py")
         files += (p for folder in SHIPPED_DATA for p in (root / folder).rglob("*") if p.is_file())
-        others = root / "data" / "results"  # of which only those of this chapter count
+        results = root / "data" / "results"  # of which a chapter reads its own
         mine = self.chapter.results if self.profile == "smoke" else None
         for path in sorted(files):
-            if others not in path.parents or mine in path.parents:
+            if results not in path.parents or mine in path.parents:
                 digest.update(path.name.encode() + path.read_bytes())
         return digest.hexdigest()
 
@@ -116,7 +109,7 @@ class Outcome:
     profile: str
     verdict: str  # "passed", "kept" (finished by an earlier run), "FAILED", "TIMEOUT", "stopped"
     minutes: float = 0.0
-    peak_mb: float = 0.0  # of the kernel and its children
+    peak_mb: float = 0.0  # of the kernel and its children, looked at ten times a second
     cells: str = "0/0"
     message: str = ""
 
@@ -130,26 +123,27 @@ def run(
     *,
     parallel: int = 1,
     fresh: bool = False,
-    cell_started: Report | None = None,
-    finished: Callable[[Outcome], None] | None = None,
+    cell_started: Callable[[Job, int, int], None] = lambda *_: None,
+    finished: Callable[[Outcome], None] = lambda _: None,
 ) -> list[Outcome]:
-    """Execute jobs, `parallel` at a time; a failing one does not keep the others from running.
+    """Execute jobs, `parallel` at a time; one that fails does not stop the others.
 
-    Jobs that an earlier run finished with the same sources and parameters are kept unless
-    `fresh`. Ctrl-C ends what runs, keeps what is finished and returns the outcomes of both.
+    A job whose key an earlier run finished is kept unless `fresh`. Ctrl-C ends the running jobs
+    and returns the outcomes of all. `cell_started` gets a job, a cell's number and their count.
     """
     if parallel < 1:
         raise BookError(f"{parallel} jobs at a time make no sense; give 1 or more")
     stop = threading.Event()
 
     def one(job: Job) -> Outcome:
-        outcome = _kept(job) if not fresh else None
+        outcome = Outcome(job.chapter.name, job.profile, "stopped", message="not started")
+        if stop.is_set():
+            return outcome
         try:
-            outcome = outcome or _execute(job, stop, cell_started)
-        except Exception as error:  # a full disk, say: it costs this chapter only
-            message = f"{type(error).__name__}: {error}"
-            outcome = Outcome(job.chapter.name, job.profile, "FAILED", message=message)
-        if finished and not stop.is_set():
+            outcome = (None if fresh else _kept(job)) or _execute(job, stop, cell_started)
+        except Exception as error:  # a full disk, say, fails this chapter only
+            outcome.verdict, outcome.message = "FAILED", f"{type(error).__name__}: {error}"
+        if not stop.is_set():
             finished(outcome)
         return outcome
 
@@ -163,101 +157,134 @@ def run(
 
 
 def _kept(job: Job) -> Outcome | None:
-    """The outcome of an earlier, finished run of the very same thing."""
+    """The outcome of an earlier run with the same key, if that run finished."""
     try:
         record = json.loads(job.record.read_text(encoding="utf-8"))
         if record["key"] == job.key() and job.output.is_file():
             return Outcome(**{**record["outcome"], "verdict": "kept"})
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # none, or damaged: the chapter runs again
+        pass  # no record, or a damaged one: the chapter runs again
     return None
 
 
-def _execute(job: Job, stop: threading.Event, cell_started: Report | None) -> Outcome:
-    """Start the worker on the prepared notebook and watch it until it ends or must be ended."""
-    outcome = Outcome(job.chapter.name, job.profile, "stopped", message="not started")
-    if stop.is_set():
-        return outcome
-    job.record.unlink(missing_ok=True)
+def _execute(job: Job, stop: threading.Event, cell_started: Callable) -> Outcome:
+    """Start a worker on the prepared notebook and watch it until it ends or reaches a limit."""
     key, began = job.key(), time.monotonic()
+    log, events = job.record.with_suffix(".log"), job.record.with_suffix(".events")
+    job.record.unlink(missing_ok=True)
     notebooks.write(_parameterized(job), job.output)
+    write_atomic(events, "")
+    command = [sys.executable, "-m", "nas_core.workbook.runner"]
+    command += map(str, (job.output, job.chapter.path.parent, events))
     settings = COMPARABLE if job.profile == "smoke" else FAST
-    settings = {**settings, **own_kernel(job.chapter.root / "build")}
-    words = map(str, (job.output, job.chapter.path.parent, os.getpid()))
-    log = job.record.with_suffix(".log")
-    write_atomic(log, "")
-    with log.open("w") as errors:
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "nas_core.workbook.worker", *words],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            encoding="utf-8",
-            env={**os.environ, **settings, "NAS_BOOK": str(job.chapter.root)},
-            start_new_session=True,  # Ctrl-C reaches the runner alone, which then ends the worker
-        )
-    cell = cells = peak = 0
-    result: dict[str, Any] | None = None
-
-    def read_events() -> None:
-        nonlocal cell, cells, result
-        for line in worker.stdout or ():
-            event = json.loads(line)
-            if "error" in event:
-                result = event
-                continue
-            cell, cells = event["cell"], event["of"]
-            if cell_started:
-                cell_started(job, cell, cells)
-
-    reader = threading.Thread(target=read_events)
-    reader.start()
-    ended = ""
-    while worker.poll() is None:
-        used, resident = _measure(worker.pid)
-        peak = max(peak, resident)
-        if stop.is_set():
-            ended = "stopped"
-        elif used > job.seconds:
-            ended = f"time limit of {job.seconds:g} s of processor time reached"
-        elif time.monotonic() - began > WALL * job.seconds:
-            ended = f"time limit of {WALL * job.seconds:g} s of waiting reached"
-        if ended:
-            for process in reversed(_tree(worker.pid)):
+    settings = {**settings, **own_kernel(), "NAS_BOOK": str(job.chapter.root)}
+    seen: dict[str, Any] = {"cell": 0, "of": 0}  # what the worker has reported
+    peak, ended = 0, ""
+    with (
+        log.open("w") as out,
+        subprocess.Popen(
+            command, stdout=out, stderr=out, env={**os.environ, **settings},
+            stdin=subprocess.PIPE,  # closes when this process ends, and then the worker ends
+            start_new_session=True,  # Ctrl-C reaches this process only, which ends the worker
+        ) as worker,
+    ):  # fmt: skip
+        while worker.poll() is None:
+            used, resident = _measure(worker.pid)
+            peak, before = max(peak, resident), seen["cell"]
+            seen |= _reported(events)
+            if seen["cell"] != before:
+                cell_started(job, seen["cell"], seen["of"])
+            if stop.is_set():
+                ended = "stopped"
+            elif used > job.seconds:
+                ended = f"time limit of {job.seconds:g} s of processor time reached"
+            elif time.monotonic() - began > WALL * job.seconds:
+                ended = f"time limit of {WALL * job.seconds:g} s of waiting reached"
+            for process in reversed(_tree(worker.pid)) if ended else ():
                 with contextlib.suppress(psutil.Error):
                     process.kill()
-            worker.wait()
-        time.sleep(0.1)
-    reader.join()
-    where = f"in cell {cell} of {cells}"
-    if ended:
-        outcome.verdict = "stopped" if ended == "stopped" else "TIMEOUT"
-        outcome.message = where if ended == "stopped" else f"{ended} {where}"
-    elif result is None:
+            time.sleep(0.1)
+    seen |= _reported(events)
+    where = f"in cell {seen['cell']} of {seen['of']}"
+    if ended == "stopped":
+        verdict, message = "stopped", where
+    elif ended:
+        verdict, message = "TIMEOUT", f"{ended} {where}"
+    elif "error" not in seen:
         last = " ".join(log.read_text(errors="replace").split("\n")[-4:])
-        outcome.verdict, outcome.message = "FAILED", f"the worker died {where}: {last}"
+        verdict, message = "FAILED", f"the worker died {where}: {last}"
+    elif seen["error"]:
+        verdict, message = "FAILED", f"cell {seen['cell']}: {seen['error']}"
     else:
-        peak = max(peak, result["peak_bytes"])
-        outcome.verdict = "FAILED" if result["error"] else "passed"
-        outcome.message = result["error"] or ""
-    outcome.minutes = round((time.monotonic() - began) / 60, 3)
-    outcome.peak_mb, outcome.cells = round(peak / 2**20, 1), f"{cell}/{cells}"
+        verdict, message = "passed", ""
+    minutes, cells = round((time.monotonic() - began) / 60, 3), f"{seen['cell']}/{seen['of']}"
+    measured = minutes, round(peak / 2**20, 1), cells, message
+    outcome = Outcome(job.chapter.name, job.profile, verdict, *measured)
     if outcome.good:
         write_atomic(job.record, json.dumps({"key": key, "outcome": asdict(outcome)}))
     return outcome
 
 
-def write_into_book(job: Job, outcome: Outcome) -> None:
-    """Put what was executed into the committed notebook; what may not be committed is FAILED."""
-    if not outcome.good:
-        return
+def _reported(events: Path) -> dict[str, Any]:
+    """What the worker has reported, the latest value of each name; the last line may be cut."""
+    lines = events.read_text().split("\n")[:-1]
+    return {k: v for line in lines for k, v in json.loads(line).items()}
+
+
+def work(path: str, folder: str, events: str) -> None:
+    """The worker: execute the notebook `path` in place, with `folder` as working directory.
+
+    For every cell that starts, and at the end, it writes a line of JSON into the file `events`.
+    """
+    from nbclient import NotebookClient
+
+    threading.Thread(target=_end_with_the_runner, daemon=True).start()
+    nb = notebooks.read(path)
+    code = [i for i, c in enumerate(nb.cells) if c.cell_type == "code" and c.source.strip()]
+    out = open(events, "a", buffering=1)  # noqa: SIM115 — line by line, until the process ends
+
+    def started(cell: Any, cell_index: int) -> None:
+        if cell_index in code:
+            out.write(json.dumps({"cell": code.index(cell_index) + 1, "of": len(code)}) + "\n")
+
+    client = NotebookClient(
+        nb, timeout=None, kernel_name="python3", resources={"metadata": {"path": folder}},
+        record_timing=False, on_cell_start=started,
+        on_cell_executed=lambda **_: notebooks.write(nb, path),  # outputs survive a kill
+    )  # fmt: skip
+    error = None
     try:
-        nb = notebooks.finished(notebooks.read(job.output), job.chapter.name)
-    except BookError as error:
-        outcome.verdict, outcome.message = "FAILED", str(error)
-        return
-    notebooks.write(nb, job.chapter.path)
-    outcome.message = "written"
+        client.execute()
+    except Exception as failure:  # of a cell, or of a kernel that dies or does not start
+        name = getattr(failure, "ename", type(failure).__name__)
+        error = f"{name}: {getattr(failure, 'evalue', failure)}"
+    notebooks.write(nb, path)
+    out.write(json.dumps({"error": error}) + "\n")
+
+
+def _end_with_the_runner() -> None:
+    """The runner holds the other end of stdin; a runner that is killed must leave no kernel."""
+    os.read(0, 1)
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+    os._exit(1)
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    """A process and its descendants that still run."""
+    with contextlib.suppress(psutil.Error):
+        return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    return []
+
+
+def _measure(pid: int) -> tuple[float, int]:
+    """Processor seconds of a process tree so far, and resident bytes of its descendants."""
+    seconds, resident = 0.0, 0
+    for process in _tree(pid):
+        with contextlib.suppress(psutil.Error):
+            seconds += sum(process.cpu_times()[:4])  # own and of ended children, user + system
+            resident += process.memory_info().rss if process.pid != pid else 0
+    return seconds, resident
 
 
 def _parameterized(job: Job) -> Any:
@@ -269,43 +296,39 @@ def _parameterized(job: Job) -> Any:
 
     nb.metadata["papermill"] = {}
     for cell in nb.cells:
-        cell.metadata.setdefault("tags", [])  # papermill looks there without asking
+        cell.metadata.setdefault("tags", [])  # papermill expects them
     nb = parameterize_notebook(nb, job.injected(), kernel_name="python3", language="python")
     del nb.metadata["papermill"]
     return nb
 
 
-def _tree(pid: int) -> list[psutil.Process]:
-    """A process and all that it has started, as far as they still run."""
-    with contextlib.suppress(psutil.Error):
-        return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    return []
-
-
-def _measure(pid: int) -> tuple[float, int]:
-    """Processor seconds of a worker's process tree so far, and resident bytes of its children."""
-    seconds, resident = 0.0, 0
-    for process in _tree(pid):
-        with contextlib.suppress(psutil.Error):
-            seconds += sum(process.cpu_times()[:4])  # own and of ended children, user + system
-            resident += process.memory_info().rss if process.pid != pid else 0
-    return seconds, resident
+def write_into_book(job: Job, outcome: Outcome) -> None:
+    """Put an execution into the committed notebook; a breach of its rules makes it FAILED."""
+    if outcome.good:
+        try:
+            nb = notebooks.finished(notebooks.read(job.output), job.chapter.name)
+            notebooks.write(nb, job.chapter.path)
+            outcome.message = "written"
+        except BookError as error:
+            outcome.verdict, outcome.message = "FAILED", str(error)
 
 
 def summary(outcomes: Sequence[Outcome], folder: Path) -> str:
-    """The table at the end of a run, in Markdown; also written as `summary.md`."""
-    rows = [("chapter", "profile", "verdict", "minutes", "peak MB", "cells", "message")]
+    """The table at the end of a run, in Markdown; also written into `folder` as `summary.md`."""
+    names = ("chapter", "profile", "verdict", "minutes", "peak MB", "cells", "message")
+    rows: list[tuple[str, ...]] = [names]
     for o in outcomes:
+        numbers = f"{o.minutes:.2f}", f"{o.peak_mb:.0f}", o.cells
         message = o.message.replace("|", "/").split("\n")[0][:100]
-        numbers = f"{o.minutes:.2f}", f"{o.peak_mb:.0f}", o.cells, message
-        rows.append((o.chapter, o.profile, o.verdict, *numbers))
+        rows.append((o.chapter, o.profile, o.verdict, *numbers, message))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rules = ["-" * width for width in widths]
-    lines = [
-        f"| {' | '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))} |"
-        for row in (rows[0], rules, *rows[1:])
-    ]
+    rows.insert(1, tuple("-" * width for width in widths))
+    lines = [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows]
     passed, minutes = sum(o.good for o in outcomes), sum(o.minutes for o in outcomes)
     lines += ["", f"{passed} of {len(outcomes)} passed, {minutes:.1f} minutes"]
     write_atomic(folder / "summary.md", "\n".join(lines) + "\n")
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    work(*sys.argv[1:])

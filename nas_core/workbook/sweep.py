@@ -18,10 +18,7 @@ from nas_core.workbook.cli import literal
 def strategy_trial(
     chapter: str, profile: str, seed: int, strategy="random", trainings=60, budget=1.0
 ) -> dict[str, Any]:
-    """Chapter 01: one search on the table; accuracy and multiply-adds of what it ends with.
-
-    `budget` is a share of the multiply-adds of the largest cell.
-    """
+    """Chapter 01: one search on the table. `budget` is a share of the largest cell's macs."""
     from nas_core.search import strategies
     from nas_core.search.tabular import CellTable
 
@@ -43,7 +40,7 @@ def strategy_trial(
 def budgeted_trial(
     chapter: str, profile: str, seed: int, budget: float | None = None, **changes: Any
 ) -> dict[str, Any]:
-    """Chapter 03: a budgeted search; `budget` is a share of the full cost.
+    """Chapter 03: a budgeted search. `budget` is a share of the full cost.
 
     `changes` are fields of `BudgetConfig`, such as `lam`, or settings of the chapter.
     """
@@ -69,59 +66,56 @@ def budgeted_trial(
 TRIALS: dict[int, Callable[..., dict[str, Any]]] = {1: strategy_trial, 3: budgeted_trial}
 
 
-def axes_of(number: int, wanted: set[str], profile: dict[str, Any]) -> set[str]:
-    """Names that a grid of this chapter may vary; loads the library only when it must ask it."""
+def axes_of(number: int, profile: dict[str, Any]) -> set[str]:
+    """Names that a grid of this chapter may vary."""
     if number == 1:
         return {"strategy", "trainings", "budget"}
-    names = (set(profile) | {"device", "budget"}) - {"seed", "seeds", "shares"}
-    if wanted <= names:
-        return names
     from nas_core.search import BudgetConfig
 
-    return names | {f.name for f in fields(BudgetConfig)} - {"seed"}
+    names = {"device", "budget", *profile, *(f.name for f in fields(BudgetConfig))}
+    return names - {"seed", "seeds", "shares"}
 
 
 def run_sweep(book: Book, args: argparse.Namespace) -> int:
-    """What the command does; returns its exit code."""
+    """Run the command with its arguments; returns the exit code."""
     chapter = book.find(args.chapter)
-    settings = chapter.profile(args.profile)
-    if chapter.number not in TRIALS:
+    settings, number = chapter.profile(args.profile), chapter.number
+    if number not in TRIALS:
         ready = ", ".join(f"{n:02d}" for n in TRIALS)
-        raise BookError(f"chapter {chapter.number:02d} has no trial to sweep; there are {ready}")
+        raise BookError(f"chapter {number:02d} has no trial to sweep; there are {ready}")
     axes = dict(pairs := [axis(text) for text in args.grid])
+    if args.seeds < 1:
+        raise BookError(f"--seeds {args.seeds}; at least 1 is needed")
     if len(axes) < len(pairs):
         raise BookError(f"--grid names one thing twice: {' '.join(args.grid)}")
-    allowed = axes_of(chapter.number, set(axes), settings)
+    allowed = axes_of(number, settings)
     if args.gpus:
         if "device" not in allowed:
-            raise BookError(f"chapter {chapter.number:02d} computes on CPUs; drop --gpus")
+            raise BookError(f"chapter {number:02d} computes on CPUs; drop --gpus")
         axes = {"device": ["cuda"], **axes}
     if unknown := set(axes) - allowed:
         raise BookError(f"--grid cannot vary {sorted(unknown)}; it can {sorted(allowed)}")
-    if args.seeds < 1:
-        raise BookError(f"--seeds {args.seeds}; at least 1 is needed")
     from nas_core.search import grid, sweep
 
-    configs = grid(
-        chapter=[chapter.name], profile=[args.profile], **axes, seed=list(range(args.seeds))
-    )
-    out = args.out or book.root / "build" / "sweeps"
-    out.mkdir(parents=True, exist_ok=True)
+    fixed, seeds = {"chapter": [chapter.name], "profile": [args.profile]}, list(range(args.seeds))
     mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    stem = f"{chapter.number:02d}-{args.profile}-{mark}"
-    store = args.store or out / f"{stem}.sqlite"
+    files = args.out or book.root / "build" / "sweeps"
+    files.mkdir(parents=True, exist_ok=True)
+    files /= f"{number:02d}-{args.profile}-{mark}"
     how = {k: getattr(args, k) for k in ("engine", "workers", "retries", "gpus", "address")}
-    table = sweep(TRIALS[chapter.number], configs, store=store, **how)
-    table.to_csv(out / f"{stem}.csv", index=False)
+    store = args.store or f"{files}.sqlite"
+    table = sweep(TRIALS[number], grid(**fixed, **axes, seed=seeds), store=store, **how)
+    table.to_csv(f"{files}.csv", index=False)
     done = table[table.status == "done"]
-    print(f"{len(done)} of {len(table)} trials done: {out / stem}.csv")
+    print(f"{len(done)} of {len(table)} trials done: {files}.csv")
+    for error in table[table.status == "failed"].error:
+        print(f"failed: {error}")
+    if len(done):
+        report(done, list(axes), Path(f"{files}.png"), chapter.title)
     if table.attrs["interrupted"]:
         print("interrupted; the same command goes on")
-    for row in table[table.status == "failed"].itertuples():
-        print(f"failed: {row.error}")
-    if len(done):
-        report(done, list(axes), out / f"{stem}.png", chapter.title)
-    return 130 if table.attrs["interrupted"] else int(len(done) < len(table))
+        return 130
+    return int(len(done) < len(table))
 
 
 def axis(text: str) -> tuple[str, list]:
@@ -133,38 +127,30 @@ def axis(text: str) -> tuple[str, list]:
 
 
 def report(done, axes: list[str], picture: Path, title: str) -> None:
-    """Mean over seeds of every combination, those on the front marked; and the picture."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    """Print means over seeds, one row per combination, with the front starred; draw them."""
+    from matplotlib.figure import Figure
 
     from nas_core.search import pareto_front
     from nas_core.viz import plot_pareto
 
     numbers = ["macs", "val_accuracy", "test_accuracy"]
-    if axes:
-        groups = done.groupby(axes, dropna=False, sort=False)
-        means = groups[numbers].mean().assign(**{"±": groups["test_accuracy"].std()}).reset_index()
-        bars = groups["val_accuracy"].std().to_numpy()
-    else:
-        means, bars = done[numbers].reset_index(drop=True), None
-    # Selected on validation accuracy, which is drawn; the test column is only reported.
-    on_front = pareto_front(means, cost="macs", value="val_accuracy").index
-    means.insert(0, "front", ["*" if i in on_front else "" for i in means.index])
+    groups = done.groupby(axes or ["chapter"], dropna=False, sort=False)
+    means = groups[numbers].mean().assign(**{"±": groups["test_accuracy"].std()}).reset_index()
+    # The front is that of validation accuracy, which is drawn; test accuracy is only reported.
+    front = means.index.isin(pareto_front(means, cost="macs", value="val_accuracy").index)
+    means.insert(0, "front", ["*" if on else "" for on in front])
     print(means.to_string(index=False, float_format=lambda v: f"{v:.4g}"))
-    names = [" ".join(f"{a}={row[a]}" for a in axes) for row in means.to_dict("records")]
-    fig, ax = plt.subplots(figsize=(8, 4), layout="constrained")
+    means["name"] = [" ".join(f"{a}={row[a]}" for a in axes) for row in means.to_dict("records")]
+    means["error"] = groups["val_accuracy"].std().fillna(0).to_numpy()
+    words = {"xlabel": "multiply-adds", "ylabel": "validation accuracy, ± over seeds"}
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    ax = figure.subplots()
+    group = "name" if 1 < len(means) <= 7 else None
     plot_pareto(
-        means.assign(name=names, bars=bars), "macs", "val_accuracy", ax=ax,
-        group="name" if 1 < len(means) <= 7 and axes else None,
-        error=None if bars is None else "bars",
-        xlabel="multiply-adds", ylabel="validation accuracy, ± over seeds", title=title,
-    )  # fmt: skip
-    if legend := ax.get_legend():  # beside the axes, where it covers no error bar
-        handles, labels = ax.get_legend_handles_labels()
+        means, "macs", "val_accuracy", ax=ax, group=group, error="error", title=title, **words
+    )
+    if legend := ax.get_legend():  # beside the axes, where it hides no error bar
         legend.remove()
-        fig.legend(handles, labels, loc="outside right upper", fontsize=8)
-    fig.savefig(picture, dpi=120)
-    plt.close(fig)
+        figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    figure.savefig(picture, dpi=120)
     print(f"Pareto front: {picture}")

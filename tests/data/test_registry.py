@@ -8,6 +8,7 @@ import torch
 
 import nas_core
 from nas_core import data
+from nas_core.data import places, registry
 
 
 def test_names():
@@ -131,3 +132,9 @@ def test_states_are_told_by_the_names_of_files(tmp_path, no_network):
     (tmp_path / "parts_train.txt").write_text("")
     found = data.states(tmp_path)
     assert found["svhn"] == found["part_labels"] == "here"
+
+
+def test_the_list_without_pytorch_names_what_the_registry_knows():
+    assert tuple(data.states()) == (*data.available(), *data.FILES)
+    assert set(registry.EMBEDDED) == set(places.EMBEDDED)
+    assert set(registry.ADVICE) == set(places.BY_HAND)
