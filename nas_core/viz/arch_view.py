@@ -1,8 +1,7 @@
 """ArchView: the live graph of sampled architectures, in notebooks with and without a kernel.
 
-Python sends the picture once (`_spec`: geometry, modules, all frames as bytes) and the page works
-without Python from then on. The edges that a reader switches come back as `mask`; Python then
-computes the cost with the real cost object.
+Python sends the picture once (`_spec`: geometry, modules, all frames as bytes); from then on the
+page works alone. The edges that a reader switches come back as `mask`, and Python prices them.
 """
 
 from __future__ import annotations
@@ -62,14 +61,12 @@ class ArchView(View):
         probabilities: `[E]`, when there is one state only.
         frames: `[T, E]` probabilities (epochs of a search) or bool masks (steps, tasks).
         frame: number of the frame shown first; by default the last.
-        frame_label: what a frame is: "epoch", "step", "task".
-        frame_names: a text per frame instead.
-        cost: any cost (pruned bool `[B, E]` → `[B]`).
-        budget: in the unit of the cost.
+        frame_label, frame_names: what a frame is ("epoch"), or a text for each.
+        cost: any cost (pruned bool `[B, E]` → `[B]`); the budget is in its unit.
         sampler: for "sample another"; supplies the probabilities when none are given.
 
-    Traits to observe: `mask` (bool `[E]`, as switched), `frame`, `cost_value` (of what is left
-    without dead ends). Wrong shapes, frames and costs raise ValueError or TypeError.
+    Traits to observe: `mask` (bool `[E]`), `frame`, `cost_value` (without dead ends). Wrong shapes,
+    frames and costs raise ValueError or TypeError.
     """
 
     mask: Any = _Mask().tag(
@@ -79,21 +76,12 @@ class ArchView(View):
     _priced: Any = t.List(["", None]).tag(sync=True)
 
     def __init__(
-        self,
-        space: Any,
-        *,
-        mask: Any = None,
-        probabilities: Any = None,
-        frames: Any = None,
-        frame: int | None = None,
-        frame_label: str = "epoch",
-        frame_names: Sequence[str] | None = None,
-        cost: Callable[[Tensor], Tensor] | None = None,
-        budget: float | None = None,
-        sampler: Any = None,
-        title: str = "",
+        self, space: Any, *, mask: Any = None, probabilities: Any = None, frames: Any = None,
+        frame: int | None = None, frame_label: str = "epoch",
+        frame_names: Sequence[str] | None = None, cost: Callable[[Tensor], Tensor] | None = None,
+        budget: float | None = None, sampler: Any = None, title: str = "",
         points: dict[str, Any] | None = None,
-    ):
+    ):  # fmt: skip
         self.graph: Graph = graph_of(space)
         self.cost, self.budget, self.sampler, self.title = cost, budget, sampler, title
         self.frame_label, self.frame_names, self.points = frame_label, frame_names, points
@@ -102,24 +90,21 @@ class ArchView(View):
         if frames is None and probabilities is None and sampler is not None:
             probabilities = sampler.probabilities()
         self.frames, self.probable = self._read_frames(frames, probabilities, mask)  # [T, E]
-        self._modes = self._frame_masks()
         if frame_names is not None and len(frame_names) != len(self.frames):
             raise ValueError(f"{len(frame_names)} frame_names for {len(self.frames)} frames")
-        self._generator = torch.Generator().manual_seed(0)
+        self._modes, self._generator = self._frame_masks(), torch.Generator().manual_seed(0)
         self._spec = self._make_spec()
         # set before the widget opens, so that its first state is complete
         self.frame = len(self.frames) - 1 if frame is None else frame
         self.mask = self._modes[self.frame] if mask is None else mask
         super().__init__(**self._identity())
 
-    # ---------------------------------------------------------------- using it
-
     @classmethod
     def from_run(cls, run: Any, cost: Any = None, **options: Any) -> Any:
         """The epochs of a `search.Run` and what it found; `cost` is the one it searched with."""
         options.setdefault("budget", None if cost is None else run.budget)
-        options |= {"frames": run.probabilities, "mask": run.architecture.mask, "cost": cost}
-        return cls(run.graph, **options)
+        found = run.architecture.mask
+        return cls(run.graph, frames=run.probabilities, mask=found, cost=cost, **options)
 
     @property
     def architecture(self) -> Architecture:
@@ -138,25 +123,22 @@ class ArchView(View):
 
     def sample(self) -> Architecture:
         """Show one draw: from the sampler if the view has one, else from the frame's γ."""
-        if self.sampler is not None:
-            self.mask = self.sampler.sample(1, generator=self._generator).mask[0]
-        else:
+        if self.sampler is None:
             p = self.frames[self.frame]
             self.mask = torch.rand(len(p), generator=self._generator) < p
+        else:
+            self.mask = self.sampler.sample(1, generator=self._generator).mask[0]
         return self.architecture
 
     def __repr__(self) -> str:
-        frames = f", {len(self.frames)} frames" if len(self.frames) > 1 else ""
+        g, frames = self.graph, f", {len(self.frames)} frames" * (len(self.frames) > 1)
         cost = f", {self._cost_name}" if self.cost is not None else ""
-        graph = f"{self.graph.name}: {len(self.graph.nodes)} nodes, {len(self.graph)} edges"
-        return f"{type(self).__name__}({graph}{frames}{cost})"
-
-    # ---------------------------------------------------------------- reacting
+        about = f"{g.name}: {len(g.nodes)} nodes, {len(g)} edges{frames}{cost}"
+        return f"{type(self).__name__}({about})"
 
     @t.validate("frame")
     def _valid_frame(self, proposal: dict) -> int:
-        frame = proposal["value"]
-        if not 0 <= frame < len(self.frames):
+        if not 0 <= (frame := proposal["value"]) < len(self.frames):
             raise ValueError(f"frame {frame} does not exist; there are 0…{len(self.frames) - 1}")
         return frame
 
@@ -167,8 +149,7 @@ class ArchView(View):
     @t.observe("mask")
     def _mask_changed(self, _: dict) -> None:
         if self.cost is not None:
-            live = self.graph.reachable(self.mask)
-            self.cost_value = float(price(self.cost, live[None])[0])
+            self.cost_value = price(self.cost, self.graph.reachable(self.mask)[None]).item()
             self._priced = [_to_text(self.mask), self.cost_value]
 
     def _handle_custom_msg(self, content: Any, buffers: Any) -> None:
@@ -176,16 +157,13 @@ class ArchView(View):
         if content == {"type": "sample"}:
             self.sample()
 
-    # ---------------------------------------------------------------- what is sent
-
     def _read_frames(self, frames: Any, probabilities: Any, mask: Any) -> tuple[Tensor, bool]:
         """Float frames `[T ≥ 1, E]`, and whether they are probabilities."""
         E = len(self.graph)
-        if frames is None and probabilities is None:
-            rows = torch.ones(E) if mask is None else _as_mask(self.graph, mask)
-            return rows.float()[None], False
-        if frames is None:
+        if frames is None and probabilities is not None:
             return check_probabilities(self.graph, probabilities)[None], True
+        if frames is None:
+            frames = _as_mask(self.graph, torch.ones(E).bool() if mask is None else mask)[None]
         rows = torch.as_tensor(np.asarray(frames)).detach().cpu()
         if rows.dim() != 2 or not len(rows) or rows.shape[1] != E:
             raise ValueError(f"frames are [T, {E}], got {list(rows.shape)}")
@@ -210,32 +188,27 @@ class ArchView(View):
 
     def _make_spec(self) -> dict[str, Any]:
         graph, s = self.graph, scene(self.graph)
-        kinds = list(s.colours)
-        known = (type(None), BernoulliSampler, ChoiceSampler)
+        kinds, ends = list(s.colours), (graph.edge_sources, graph.edge_targets)
         spec: dict[str, Any] = {
             "title": self.title or graph.name,
             "width": s.width, "height": s.height, "thickness": s.thickness,
-            "kinds": [[kind, colour] for kind, colour in s.colours.items()],
-            "nodes": s.nodes,
+            "kinds": list(s.colours.items()), "nodes": s.nodes,
             "edges": [
-                {
-                    "n": i.name, "m": i.module, "a": i.macs, "p": i.params,
-                    "s": graph.edge_sources[e], "t": graph.edge_targets[e],
-                    "k": kinds.index(i.kind), "shape": s.edges[e],
-                }
-                for e, i in enumerate(graph.edges)
+                {"n": i.name, "m": i.module, "a": i.macs, "p": i.params, "s": a, "t": b,
+                 "k": kinds.index(i.kind), "shape": shape}
+                for i, a, b, shape in zip(graph.edges, *ends, s.edges, strict=True)
             ],
-            "order": list(graph.order),
-            "count": len(self.frames), "label": self.frame_label,
+            "order": graph.order, "count": len(self.frames), "label": self.frame_label,
             "names": None if self.frame_names is None else list(map(str, self.frame_names)),
             "frames": _base64((self.frames.numpy() * 255).round().astype(np.uint8)),
             "modes": _base64(np.packbits(self._modes.numpy(), axis=1, bitorder="little")),
             "probable": self.probable, "labels": self.probable and len(graph) <= 30,
-            "groups": getattr(self.sampler, "groups", None),
-            "sampling": "page" if isinstance(self.sampler, known) else "kernel",
+            "groups": getattr(self.sampler, "groups", None), "sampling": "kernel",
             "budget": self.budget, "full": None, "table": None, "costs": None,
             "points": self.points,
         }  # fmt: skip
+        if isinstance(self.sampler, (type(None), BernoulliSampler, ChoiceSampler)):
+            spec["sampling"] = "page"
         if (cost := self.cost) is not None:
             masks = torch.cat([torch.ones(1, len(graph)).bool(), graph.reachable(self._modes)])
             full, *costs = price(cost, masks).tolist()
@@ -246,13 +219,11 @@ class ArchView(View):
                 spec["table"] = cost.per_edge.tolist()
         return json.loads(json.dumps(spec, default=list))
 
-    # ---------------------------------------------------------------- the still picture
-
     def _draw(self, note: str) -> Any:
         from nas_core.viz.plots import plot_pareto
         from nas_core.viz.static import architecture_figure
 
-        facts, t = [], self.frame
+        facts, t, points = [], self.frame, self.points
         if len(self.frames) > 1:
             number = f"{self.frame_label} {t + 1} of {len(self.frames)}"
             facts.append(self.frame_names[t] if self.frame_names else number)
@@ -261,17 +232,15 @@ class ArchView(View):
             budget = "" if self.budget is None else f" (budget {short(self.budget, unit)})"
             facts.append(short(self.cost_value, unit) + budget)
         title = "\n".join(filter(None, [self.title or self.graph.name, " · ".join(facts)]))
-        shown, left = (self.graph, self.mask, self.frame_probabilities), 3.6 * bool(self.points)
-        figure = architecture_figure(*shown, title=title, left=left, note=note)
-        if self.points:
+        shown = self.graph, self.mask, self.frame_probabilities
+        figure = architecture_figure(*shown, title=title, left=3.6 * bool(points), note=note)
+        if points:
             width, height = figure.get_size_inches()
             place = (0.6 / width, 0.5 / height, 2.8 / width, min(2.2 / height, 0.7))
-            runs = pd.DataFrame({"x": self.points["x"], "y": self.points["y"]})
-            axes = figure.add_axes(place)
-            names = {"xlabel": self.points["xlabel"], "ylabel": self.points["ylabel"]}
-            ax = plot_pareto(runs, "x", "y", ax=axes, **names)
-            x, y = runs.iloc[t]
-            ax.scatter(x, y, s=130, facecolors="none", edgecolors=PALETTE[3], lw=2)
+            names = {name: points[name] for name in ("xlabel", "ylabel")}
+            runs = pd.DataFrame({"x": points["x"], "y": points["y"]})
+            ax = plot_pareto(runs, "x", "y", ax=figure.add_axes(place), **names)
+            ax.scatter(*runs.iloc[t], s=130, facecolors="none", edgecolors=PALETTE[3], lw=2)
         return figure
 
 
@@ -279,39 +248,29 @@ class ParetoPanel(ArchView):
     """Several runs of one space: a scatter beside the graph; choosing a point shows that run.
 
     Args:
-        space: as for `ArchView`.
-        runs: one per point: `search.Run`s, `Architecture`s or masks `[E]`.
-        costs, values: one number per run (lower cost is better, higher value is better); the
-            costs of `Run`s are known.
-        names: a text per run.
+        runs: one per point: `search.Run`s (whose costs are known), `Architecture`s or masks `[E]`.
+        costs, values, names: one per run (lower cost is better, higher value is better).
         view: `cost`, `budget`, `title` … of `ArchView`.
     """
 
     def __init__(
-        self,
-        space: Any,
-        runs: Sequence[Any],
-        costs: Sequence[float] | None = None,
-        values: Sequence[float] = (),
-        *,
-        names: Sequence[str] | None = None,
-        xlabel: str = "cost",
-        ylabel: str = "accuracy",
-        **view: Any,
-    ):
+        self, space: Any, runs: Sequence[Any], costs: Sequence[float] | None = None,
+        values: Sequence[float] = (), *, names: Sequence[str] | None = None, xlabel: str = "cost",
+        ylabel: str = "accuracy", **view: Any,
+    ):  # fmt: skip
         from nas_core.viz.plots import on_front
 
         x = [run.cost for run in runs] if costs is None else [float(c) for c in costs]
         y = [float(v) for v in values]
         if not len(runs) == len(x) == len(y) > 0:
             raise ValueError(f"{len(runs)} runs, {len(x)} costs and {len(y)} values do not match")
-        if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        if not np.isfinite([x, y]).all():
             raise ValueError("costs and values of the runs must be finite")
         names = [f"run {i + 1}" for i in range(len(runs))] if names is None else list(names)
         front = on_front(x, y)
         points = {"x": x, "y": y, "name": names, "front": front.tolist()}
-        kept = [getattr(run, "architecture", run) for run in runs]
-        view.setdefault("frame", int(np.argmax(np.where(front, y, -np.inf))))
-        masks = np.stack([np.asarray(getattr(a, "mask", a), dtype=bool) for a in kept])
         points |= {"xlabel": xlabel, "ylabel": ylabel}
+        view.setdefault("frame", int(np.argmax(np.where(front, y, -np.inf))))
+        kept = [getattr(run, "architecture", run) for run in runs]
+        masks = np.stack([np.asarray(getattr(a, "mask", a), dtype=bool) for a in kept])
         super().__init__(space, frames=masks, frame_names=names, points=points, **view)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nas_core.supernet import Graph
 
-# After Okabe and Ito, and lighter twins for dark pages; colour-blind readers can tell them apart.
+# After Okabe and Ito, and lighter ones for dark pages; color-blind readers can tell them apart.
 PALETTE = ("#0072B2", "#D07C00", "#009E73", "#C03A00", "#B8578F", "#3E9BD6", "#474747")
 DARK_PALETTE = ("#4FA3E3", "#F5B93A", "#2FC79A", "#FF7F45", "#EFA0CD", "#B3E3FF", "#8A8A8A")
 _PREFERRED = {
@@ -27,7 +27,7 @@ _LAST = ("classifier", "head", "select")  # at the end of a legend, as at the en
 
 
 class NodeShape(NamedTuple):
-    """A rounded box around (x, y); labelled inside when there is room, else next to it."""
+    """A rounded box around (x, y)."""
 
     name: str
     x: float
@@ -36,11 +36,11 @@ class NodeShape(NamedTuple):
     half_height: float
     role: str  # "source", "sink" or ""
     label: str  # "" where no label is drawn
-    label_dy: float  # 0 = inside
+    label_dy: float  # 0: inside the box
 
 
 class EdgeShape(NamedTuple):
-    """A cubic Bézier curve from node border to node border, its arrow head and label position."""
+    """A cubic Bézier curve from border to border, its arrow head and label position."""
 
     curve: tuple[tuple[float, float], ...]  # four control points
     head: tuple[tuple[float, float], ...]  # triangle, tip first
@@ -59,15 +59,11 @@ class Scene(NamedTuple):
 
 
 def kind_colours(graph: Graph) -> dict[str, int]:
-    """Palette number per kind of edge, in the order of the legend.
-
-    Familiar kinds look the same in every chapter.
-    """
+    """Palette number per kind of edge, in the order of the legend; the same in every chapter."""
     kinds = list(dict.fromkeys(edge.kind for edge in graph.edges))
     colours: dict[str, int] = {}
     for kind in kinds:  # preferences first, so that an unfamiliar kind takes no familiar colour
-        preferred = _PREFERRED.get(kind)
-        if preferred is not None and preferred not in colours.values():
+        if (preferred := _PREFERRED.get(kind, -1)) not in (-1, *colours.values()):
             colours[kind] = preferred
     for kind in kinds:
         free = [i for i in range(len(PALETTE)) if i not in colours.values()]
@@ -82,14 +78,15 @@ def scene(graph: Graph) -> Scene:
     labels, halves = _boxes(graph, pitch)
     curves = _route(graph, centres, halves)
     hull = np.concatenate([_weights(17) @ c for c in curves] + [centres - halves, centres + halves])
-    margin = np.array([29.0 if halves[0, 0] == _DOT else 14.0, 20.0])  # room for names above dots
+    dots = halves[0, 0] == _DOT  # names stand above them
+    margin = np.array([29.0 if dots else 14.0, 20.0])
     shift = margin - hull.min(0)
     width, height = _rounded([hull.max(0) + shift + margin])[0]
     roles = {graph.source: "source", graph.sink: "sink"}
     boxes = zip(graph.nodes, _rounded(centres + shift), halves.tolist(), labels, strict=True)
     nodes = [
-        NodeShape(n, x, y, wide, high, roles.get(n, ""), label, -16.0 if wide == _DOT else 0.0)
-        for n, (x, y), (wide, high), label in boxes
+        NodeShape(name, *at, *half, roles.get(name, ""), label, -16.0 if dots else 0.0)
+        for name, at, half, label in boxes
     ]
     ends = zip(curves, graph.edge_sources, graph.edge_targets, strict=True)
     edges = [_finish(c, halves[a], halves[b], shift) for c, a, b in ends]
@@ -102,30 +99,24 @@ def _pixels(graph: Graph) -> tuple[np.ndarray, np.ndarray]:
     raw = np.array([graph.positions[node] for node in graph.nodes], dtype=float) * (1, -1)
     if not np.isfinite(raw).all():
         raise ValueError(f"{graph.name}: positions must be finite numbers")
-    scale, pitch = np.ones(2), np.ones(2)
-    # what the whole picture may take, the smallest and the largest distance of neighbours
-    limits = ((900.0, 46.0, 118.0), (430.0, 38.0, 88.0))
-    for axis, (whole, smallest, largest) in enumerate(limits):
+    pitch = np.ones(2)
+    # size of the picture, smallest and largest distance of neighbours
+    for axis, whole, smallest, largest in ((0, 900.0, 46.0, 118.0), (1, 430.0, 38.0, 88.0)):
         lines = defaultdict(list)
         for p in raw.round(6):
             lines[p[1 - axis]].append(p[axis])
         gaps = [g for line in lines.values() for g in np.diff(sorted(line)) if g > 0]
         gaps = gaps or [g for g in np.diff(np.unique(raw[:, axis].round(6))) if g > 0]
-        gap = min(gaps, default=1.0)
-        span = np.ptp(raw[:, axis])
+        gap, span = min(gaps, default=1.0), np.ptp(raw[:, axis])
         pitch[axis] = min(max(whole * gap / span if span else largest, smallest), largest)
-        scale[axis] = pitch[axis] / gap
-    return raw * scale, pitch
-
-
-_DOT = 7.0  # radius of a node whose name does not fit inside
+        raw[:, axis] *= pitch[axis] / gap
+    return raw, pitch
 
 
 def _boxes(graph: Graph, pitch: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """Label and half size `[N, 2]` of every node.
+    """Label and half size `[N, 2]` of every node: names, else their last parts (4 for "1·1·4").
 
-    Where names do not fit, their last parts are tried ("1·1·4" is then labelled 4); else only
-    source and sink have a label, which stands above them.
+    Where those do not fit either, nodes are dots, and only source and sink have a label.
     """
     for names in (graph.nodes, [node.rpartition("·")[2] for node in graph.nodes]):
         if max(map(len, names)) * 3.4 + 8 <= 0.33 * pitch[0]:
@@ -136,7 +127,7 @@ def _boxes(graph: Graph, pitch: np.ndarray) -> tuple[list[str], np.ndarray]:
 
 
 def _basis(t: np.ndarray) -> np.ndarray:
-    """Weights `[n, 4]` of the four control points of a cubic Bézier curve at `t` `[n]`."""
+    """Weights `[n, 4]` of the control points of a cubic Bézier curve at `t` `[n]`."""
     return np.stack([(1 - t) ** 3, 3 * (1 - t) ** 2 * t, 3 * (1 - t) * t**2, t**3], -1)
 
 
@@ -145,6 +136,7 @@ def _weights(n: int) -> np.ndarray:
     return _basis(np.linspace(0, 1, n))
 
 
+_DOT = 7.0  # radius of a node whose name does not fit inside
 _BENDS = 16.0 * np.array([0, *[s * k for k in range(1, 19) for s in (1, -1)]])
 _INNER = _weights(41)[5:-5]
 _CELL, _REACH = 3.0, 420.0  # pixels: raster, and how far a curve may leave the nodes' hull
@@ -163,8 +155,7 @@ def _bow(a: np.ndarray, b: np.ndarray, offset: np.ndarray) -> np.ndarray:
 def _route(graph: Graph, centres: np.ndarray, halves: np.ndarray) -> list[np.ndarray]:
     """Curves between centres: as straight as possible, clear of other nodes and earlier edges.
 
-    Short edges are routed first. Each curve is marked on a raster, which shows how much of a later
-    curve would lie on top of it.
+    Short edges come first. Curves are marked on a raster, on which later curves see them.
     """
     twins = defaultdict(list)
     for e, pair in enumerate(zip(graph.edge_sources, graph.edge_targets, strict=True)):
@@ -178,11 +169,9 @@ def _route(graph: Graph, centres: np.ndarray, halves: np.ndarray) -> list[np.nda
         at = np.clip(((points - corner) / _CELL).astype(int), 0, size - 1)
         return at[..., 0], at[..., 1]
 
-    for n, (centre, half) in enumerate(zip(centres, halves, strict=True)):
-        low, high = (
-            np.ceil((centre + s * (half + 7) - corner) / _CELL).astype(int) for s in (-1, 1)
-        )
-        owner[low[0] : high[0], low[1] : high[1]] = n + 1
+    for n, (at, half) in enumerate(zip(centres - corner, halves + 7, strict=True)):
+        left, top, right, bottom = np.ceil(np.r_[at - half, at + half] / _CELL).astype(int)
+        owner[left:right, top:bottom] = n + 1
     curves: dict[int, np.ndarray] = {}
     for a, b in sorted(twins, key=lambda p: (round(lengths[p], 3), p)):
         ends = centres[[a, b]]
@@ -205,11 +194,9 @@ def _route(graph: Graph, centres: np.ndarray, halves: np.ndarray) -> list[np.nda
     return [curves[e] for e in range(len(graph))]
 
 
-def _finish(
-    curve: np.ndarray, leave: np.ndarray, arrive: np.ndarray, shift: np.ndarray, n: int = 401
-) -> EdgeShape:
+def _finish(curve: np.ndarray, leave: np.ndarray, arrive: np.ndarray, shift: np.ndarray):
     """Cut the curve at the borders of its two nodes, add the arrow head, move all by `shift`."""
-    curve = curve + shift
+    curve, n = curve + shift, 401
     p = _weights(n) @ curve
 
     def cut(points: np.ndarray, half: np.ndarray, *gaps: float) -> list[int]:
@@ -229,23 +216,19 @@ def _finish(
     ends = np.linspace(first, last, 4) / (n - 1)
     part = np.linalg.solve(_weights(4), _basis(ends) @ curve)
     middle = p[first + (last - first) * 2 // 5]
-    return EdgeShape(_rounded(part), _rounded(head), _rounded([middle])[0])
+    return EdgeShape(_rounded(part), _rounded(head), *_rounded([middle]))
 
 
 def _rounded(points) -> tuple[tuple[float, float], ...]:
     return tuple((round(float(x), 1), round(float(y), 1)) for x, y in points)
 
 
-# ---------------------------------------------------------------- what is shown
-
-
 def graph_of(space: Any) -> Graph:
     """The graph of a super-network, of an architecture, or the graph itself."""
     graph = space if isinstance(space, Graph) else getattr(space, "graph", None)
     if not isinstance(graph, Graph):
-        raise TypeError(
-            f"expected a SuperNetwork, Architecture or Graph, got {type(space).__name__}"
-        )
+        found = type(space).__name__
+        raise TypeError(f"expected a SuperNetwork, Architecture or Graph, got {found}")
     return graph
 
 
@@ -253,10 +236,8 @@ def check_probabilities(graph: Graph, values: Any) -> Tensor:
     """`values` as float `[E]`; ValueError for another length or values outside [0, 1]."""
     p = torch.as_tensor(values).detach().cpu().float()
     if p.shape != (len(graph),):
-        raise ValueError(
-            f"probabilities of shape {list(p.shape)} do not fit {graph.name}: "
-            f"expected [{len(graph)}]"
-        )
+        told = f"probabilities of shape {list(p.shape)} do not fit {graph.name}"
+        raise ValueError(f"{told}: expected [{len(graph)}]")
     if not ((p >= 0) & (p <= 1)).all():
         raise ValueError(f"probabilities lie in [0, 1], got {p.min():.3g} … {p.max():.3g}")
     return p
@@ -264,6 +245,6 @@ def check_probabilities(graph: Graph, values: Any) -> Tensor:
 
 def short(value: float, unit: str = "") -> str:
     """40551168 → "40.6 M": three digits and a prefix, as on the page."""
-    prefixes = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+    prefixes = (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")
     scale, prefix = next((s for s in prefixes if abs(value) >= s[0]), (1.0, ""))
     return f"{value / scale:.3g} {prefix}{' ' if prefix and unit else ''}{unit}".strip()

@@ -1,7 +1,7 @@
 """How a view gets into a page: as a widget, without a kernel, and as a still picture.
 
-A view is a class with traits (`_spec`: what never changes; `frame`, …) and a `figure`. It becomes
-an `anywidget.AnyWidget` where anywidget is installed, else its still picture with a slider.
+A view has traits (`_spec`: what never changes; `frame`, …) and `_draw`. Where anywidget is missing
+it is its still picture with a slider.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ids: Counter[str] = Counter()
 
 
 def code(name: str) -> dict[str, str]:
-    """ESM and CSS of the view `name`, each in one text without imports."""
+    """ESM and CSS of a view, each in one text without imports."""
     colours = ["".join(f"--k{i}:{c};" for i, c in enumerate(p)) for p in (PALETTE, DARK_PALETTE)]
     esm = (_HERE / "page.js").read_text("utf-8") + (_HERE / f"{name}.js").read_text("utf-8")
     return {
@@ -45,21 +45,19 @@ def code(name: str) -> dict[str, str]:
     }
 
 
-def packed(data: Any) -> str:
+def packed(data: Any, _: Any = None) -> str:
     """Plain data as compressed text."""
     return base64.b64encode(zlib.compress(json.dumps(data).encode(), 9)).decode()
 
 
-def unpacked(text: str) -> Any:
+def unpacked(text: str, _: Any = None) -> Any:
     return json.loads(zlib.decompress(base64.b64decode(text)))
 
 
 class View(t.HasTraits):
     """What every view has, with and without anywidget; `_spec` is set before `__init__`."""
 
-    _spec = t.Dict().tag(
-        sync=True, to_json=lambda data, _: packed(data), from_json=lambda text, _: unpacked(text)
-    )
+    _spec = t.Dict().tag(sync=True, to_json=packed, from_json=unpacked)
     frame = t.Int(0).tag(sync=True)
 
     def figure(self, note: str = "") -> Figure:
@@ -70,10 +68,9 @@ class View(t.HasTraits):
             return self._draw(note)  # type: ignore[attr-defined]
 
     def _identity(self) -> dict[str, Any]:
-        """A model id that follows from the content: running a notebook again gives the same id."""
+        """A model id made from the content: running a notebook again gives the same id."""
         content = json.dumps([type(self).__name__, self._spec], sort_keys=True)
-        digest = hashlib.sha256(content.encode()).hexdigest()[:24]
-        _ids[digest] += 1
+        _ids[digest := hashlib.sha256(content.encode()).hexdigest()[:24]] += 1
         name = f"{digest}{_ids[digest]:08x}"
         self._spec = {"id": name} | self._spec
         return {"model_id": name, "layout": ipywidgets.Layout(model_id=f"{name}-layout")}
@@ -89,12 +86,10 @@ class View(t.HasTraits):
 
 
 def live(name: str, *traits: str) -> Any:
-    """Class decorator: a `View` becomes a widget that is shown by the module `name`.
+    """Class decorator: a `View` becomes a widget that the module `name` shows.
 
-    Args:
-        traits: the traits that the page reads besides `_spec` and `frame`.
+    `traits` are those that the page reads besides `_spec` and `frame`.
     """
-
     widget = _anywidget(name, traits) if anywidget else _plain()
     return lambda core: type(core.__name__, (core, widget), {"__doc__": core.__doc__})
 
@@ -111,9 +106,9 @@ def _anywidget(name: str, traits: tuple[str, ...]) -> type:
             display({"text/html": self.without_kernel()}, raw=True)
 
         def without_kernel(self) -> str:
-            """HTML that shows the view as it is now in a trusted notebook that has no kernel.
+            """HTML that shows the view as it is now in a trusted notebook without a kernel.
 
-            All but a short loader is a comment, which pages that remove scripts do not print.
+            Pages that remove scripts print little of it: all but a short loader is a comment.
             """
             traits = {k: v for k, v in self.get_state().items() if k in state}
             twin = (_HERE / "twin.js").read_text("utf-8")
@@ -132,10 +127,7 @@ _LOADER = (
 
 
 def _plain() -> type:
-    """Where anywidget is missing: the still picture and a slider; it needs a running kernel.
-
-    Edges are switched from Python (`view.mask = …`).
-    """
+    """Without anywidget: the still picture and a slider; `view.mask = …` switches edges."""
 
     class Plain(ipywidgets.VBox):
         def __init__(self, *args: Any, **kwargs: Any):

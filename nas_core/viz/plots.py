@@ -1,7 +1,6 @@
 """The plots of the book: trade-off fronts, training histories, radar charts.
 
-Every function draws into given axes (or makes a figure of its own) and returns the axes. Groups
-differ by colour *and* marker or dash, so that no information is in the colour alone.
+Every function returns the axes. Groups differ by colour *and* by marker or dash.
 """
 
 from __future__ import annotations
@@ -12,14 +11,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib import ticker
 from matplotlib.axes import Axes
-from matplotlib.ticker import (
-    EngFormatter,
-    LogLocator,
-    MaxNLocator,
-    NullFormatter,
-    StrMethodFormatter,
-)
 
 from nas_core.viz.geometry import PALETTE
 
@@ -28,6 +21,7 @@ _HISTORY = {
     "loss": "training loss", "cost_mean": "mean cost of the samples",
     "entropy": "entropy of Γ, nats", "val_accuracy": "validation accuracy",
 }  # fmt: skip
+_BUDGET: dict[str, Any] = {"color": PALETTE[3], "lw": 1, "ls": (0, (4, 3))}
 _DASHES = ((), (5, 2), (1.5, 1.5), (6, 2, 1.5, 2), (3, 1), (8, 2), (1, 3))
 
 
@@ -64,28 +58,16 @@ def on_front(cost: Any, value: Any) -> np.ndarray:
 
 
 def plot_pareto(
-    frame: pd.DataFrame,
-    cost: str = "cost",
-    value: str = "accuracy",
-    *,
-    ax: Axes | None = None,
-    group: str | None = None,
-    error: str | None = None,
-    budgets: Sequence[float] = (),
-    log: bool = False,
-    xlabel: str = "",
-    ylabel: str = "",
-    title: str = "",
-) -> Axes:
-    """Cost against quality; a step line joins the points that nothing dominates.
+    frame: pd.DataFrame, cost: str = "cost", value: str = "accuracy", *, ax: Axes | None = None,
+    group: str | None = None, error: str | None = None, budgets: Sequence[float] = (),
+    log: bool = False, xlabel: str = "", ylabel: str = "", title: str = "",
+) -> Axes:  # fmt: skip
+    """Cost against quality, one point per row; a step line joins the points of the front.
 
     Args:
-        frame: one row per run.
         cost, value: columns (lower cost is better, higher value is better).
         group: column whose values get a colour and a marker each.
-        error: column with the half height of error bars (a standard deviation).
-        budgets: vertical lines.
-        log: logarithmic cost axis.
+        error: column with the half height of error bars; `budgets` are vertical lines.
     """
     ax = ax or plt.subplots(figsize=(5.4, 3.6), layout="constrained")[1]
     x, y = _column(frame, cost), _column(frame, value)
@@ -100,41 +82,32 @@ def plot_pareto(
         if bars is not None:
             ax.errorbar(x[rows], y[rows], bars[rows], fmt="none", ecolor=colour, elinewidth=1)
         faces = [colour if f else "white" for f in front[rows]]
-        ax.scatter(
-            x[rows], y[rows], c=faces, marker=marker, edgecolors=colour, s=34, zorder=3,
-            label=name or None,
-        )  # fmt: skip
+        look = {"c": faces, "marker": marker, "edgecolors": colour, "s": 34, "zorder": 3}
+        ax.scatter(x[rows], y[rows], label=name or None, **look)
     for budget in budgets:
-        ax.axvline(budget, color=PALETTE[3], lw=1, ls=(0, (4, 3)), zorder=1)
+        ax.axvline(budget, zorder=1, **_BUDGET)
     if log:
         ax.set_xscale("log")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+        ax.xaxis.set_minor_formatter(ticker.NullFormatter())
     if group:
         _legend(ax, fontsize=8)
     return style(ax, xlabel=xlabel or cost, ylabel=ylabel or value, title=title)
 
 
 def plot_history(
-    history: pd.DataFrame,
-    columns: Mapping[str, str] = _HISTORY,
-    *,
-    x: str = "epoch",
-    budget: float | None = None,
-    warmup: float | None = None,
-    group: str | None = None,
+    history: pd.DataFrame, columns: Mapping[str, str] = _HISTORY, *, x: str = "epoch",
+    budget: float | None = None, warmup: float | None = None, group: str | None = None,
     title: str = "",
-) -> np.ndarray:
-    """Small multiples of a training history, one panel per column.
+) -> np.ndarray:  # fmt: skip
+    """Small multiples of a training history, one panel per column; returns the array of axes.
 
     Args:
         history: tidy frame, one row per epoch (and per run, when `group` names a column).
         columns: columns to show, each with its title.
         budget: horizontal line in the panel of `cost_mean`.
         warmup: number of epochs that a grey band marks.
-
-    Returns the array of axes.
     """
     size, n = (2.7 * len(columns) + 0.4, 2.5), len(columns)
     figure, axes = plt.subplots(1, n, figsize=size, layout="constrained", squeeze=False)
@@ -146,16 +119,16 @@ def plot_history(
             seen = np.isfinite(ys)  # a column may be measured every few epochs only
             ax.plot(xs[seen], ys[seen], color=colour, dashes=dash, lw=1.6, label=str(name) or None)
         if budget is not None and column == "cost_mean":
-            ax.axhline(budget, color=PALETTE[3], lw=1, ls=(0, (4, 3)))
+            ax.axhline(budget, **_BUDGET)
             ax.annotate("budget", (1, budget), (0, 2), xycoords=("axes fraction", "data"),
                         textcoords="offset points", fontsize=7, ha="right", va="bottom",
                         color=PALETTE[3])  # fmt: skip
         if warmup:
             ax.axvspan(_column(history, x).min(), warmup, color="#EFEFEF", zorder=0, lw=0)
         style(ax, xlabel=x, title=label)
-        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+        ax.xaxis.set_major_locator(ticker.MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
         if abs(ax.get_ylim()[1]) >= 1e4:
-            ax.yaxis.set_major_formatter(EngFormatter(sep=" "))
+            ax.yaxis.set_major_formatter(ticker.EngFormatter(sep=" "))
     if group is not None:
         _legend(axes[0, -1], fontsize=7, title=group, title_fontsize=7)
     if title:
@@ -166,14 +139,11 @@ def plot_history(
 def plot_radar(scores: pd.DataFrame, *, ax: Axes | None = None, title: str = "") -> Axes:
     """Radar chart: one polygon per row, one spoke per column (thesis fig. 5.1).
 
-    Args:
-        scores: finite numbers, more is better; the index names the rows. A spoke goes from the
-            lowest value of its column to the highest.
+    Scores are finite; more is better. A spoke goes from a column's lowest value to its highest.
     """
     if scores.shape[1] < 3:
         raise ValueError(f"a radar chart needs at least 3 columns, got {list(scores.columns)}")
-    if ax is None:
-        ax = plt.subplots(figsize=(5.0, 4.2), subplot_kw={"projection": "polar"})[1]
+    ax = ax or plt.subplots(figsize=(5.0, 4.2), subplot_kw={"projection": "polar"})[1]
     angles = np.linspace(0, 2 * np.pi, scores.shape[1], endpoint=False)
     values = scores.to_numpy(dtype=float)
     centre, rim = values.min(0), values.max(0)

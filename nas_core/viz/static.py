@@ -43,23 +43,15 @@ def _legend(s: Scene) -> tuple[list[tuple[str, str]], int, float]:
 
 @plain_text()
 def draw_architecture(
-    ax: Axes,
-    graph: Any,
-    mask: Tensor | None = None,
-    probabilities: Any = None,
-    *,
-    title: str = "",
-    labels: bool | None = None,
-    legend: bool = True,
-) -> Axes:
-    """Draw an architecture into matplotlib axes.
+    ax: Axes, graph: Any, mask: Tensor | None = None, probabilities: Any = None, *,
+    title: str = "", labels: bool | None = None, legend: bool = True,
+) -> Axes:  # fmt: skip
+    """Draw a `Graph`, `SuperNetwork` or `Architecture` into matplotlib axes.
 
     Args:
-        graph: `Graph`, `SuperNetwork` or `Architecture` (whose mask is then the default).
         mask: bool `[E]`; edges that are off are thin and dashed, kept ones on no path grey.
         probabilities: `[E]`; width and opacity of the edges.
         labels: write the probabilities beside the edges; by default up to 30 edges.
-        legend: of the kinds of edges, when there are several.
     """
     if mask is None and hasattr(graph, "kept"):
         mask = graph.mask
@@ -76,10 +68,9 @@ def draw_architecture(
             colour = PALETTE[s.colours[info.kind]]
             if p is not None:
                 width, alpha = 1.0 + 4.5 * float(p[e]), 0.35 + 0.65 * float(p[e])
-        path = Curve(shape.curve, [Curve.MOVETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4])
-        patch = PathPatch(path, fc="none", ec=colour, lw=0.75 * width * s.thickness, alpha=alpha,
-                          ls=dashes, zorder=z, capstyle="butt")  # fmt: skip
-        ax.add_patch(patch)
+        path = Curve(shape.curve, [Curve.MOVETO, *[Curve.CURVE4] * 3])
+        look: dict[str, Any] = {"fc": "none", "ec": colour, "ls": dashes, "capstyle": "butt"}
+        ax.add_patch(PathPatch(path, lw=0.75 * width * s.thickness, alpha=alpha, zorder=z, **look))
         ax.add_patch(Polygon(shape.head, fc=colour, ec="none", alpha=alpha, zorder=z))
         if p is not None and (len(graph) <= 30 if labels is None else labels):
             ax.text(
@@ -89,23 +80,23 @@ def draw_architecture(
             )  # fmt: skip
     for n in s.nodes:
         line, text = (_INK, _INK) if n.name in lit else (_FAINT, _SOFT)
-        fill, h = line if n.role else "white", n.half_height
-        corner = f"round,pad=0,rounding_size={min(h, n.half_width)}"
-        box = FancyBboxPatch((n.x - n.half_width, n.y - h), 2 * n.half_width, 2 * h, corner)
+        fill, w, h = line if n.role else "white", n.half_width, n.half_height
+        corner = f"round,pad=0,rounding_size={min(h, w)}"
+        box = FancyBboxPatch((n.x - w, n.y - h), 2 * w, 2 * h, corner)
         box.set(facecolor=fill, edgecolor=line, linewidth=0.9, zorder=6)
         ax.add_patch(box)
         if n.label:
-            ink = "white" if n.role and not n.label_dy else text
+            above = n.label_dy != 0
             ax.text(
-                n.x, n.y + n.label_dy, n.label, ha="center", va="center", fontsize=7.5, color=ink,
-                zorder=7, path_effects=[Stroke(linewidth=2, foreground="white"), Normal()]
-                if n.label_dy else None,  # readable above arrow heads
+                n.x, n.y + n.label_dy, n.label, ha="center", va="center", fontsize=7.5, zorder=7,
+                color="white" if n.role and not above else text,
+                path_effects=[Stroke(linewidth=2, foreground="white"), Normal()] if above else None,
             )  # fmt: skip
     kinds, columns, _ = _legend(s)
     if legend and kinds:
         handles = [Line2D([], [], color=colour, lw=2.2, label=kind) for kind, colour in kinds]
-        ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=columns,
-                  frameon=False, fontsize=8)  # fmt: skip
+        where: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0)}
+        ax.legend(handles=handles, ncols=columns, frameon=False, fontsize=8, **where)
     ax.set(xlim=(0, s.width), ylim=(s.height, 0), aspect="equal")
     ax.set_axis_off()
     ax.title.set_parse_math(False)  # made together with the axes
@@ -115,23 +106,11 @@ def draw_architecture(
 
 
 def architecture_figure(
-    graph: Any,
-    *args: Any,
-    title: str = "",
-    legend: bool = True,
-    left: float = 0.0,
-    note: str = "",
-    **kwargs: Any,
-) -> Figure:
-    """`draw_architecture` in a figure of fitting size (not shown automatically, no pyplot state).
-
-    Args:
-        title: one or several lines.
-        left: inches that stay free beside the graph.
-        note: a small line at the bottom.
-    """
-    s = scene(graph_of(graph))
-    lines = title.split("\n") if title else []
+    graph: Any, *args: Any, title: str = "", legend: bool = True, left: float = 0.0,
+    note: str = "", **kwargs: Any,
+) -> Figure:  # fmt: skip
+    """`draw_architecture` in a figure of its size, `left` inches free, a small `note` below."""
+    s, lines = scene(graph_of(graph)), title.split("\n") if title else []
     kinds, columns, pitch = _legend(s) if legend else ([], 1, 0.0)
     rows = -(-len(kinds) // columns)
     below = (0.12 + 0.18 * rows if kinds else 0.04) + (0.16 if note else 0.0)
@@ -158,27 +137,20 @@ def _still_colours() -> Image.Image:
 
 
 def to_png(figure: Figure, dpi: int = 80, small: bool = False) -> bytes:
-    """PNG bytes of a figure without dates and versions.
-
-    A `small` file stores only the palette of the graph, so that kinds of edges keep their colour.
-    """
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
-    if not small:
-        return buffer.getvalue()
-    out, image = io.BytesIO(), Image.open(buffer).convert("RGB")
-    few = image.quantize(palette=_still_colours(), dither=Image.Dither.NONE)
-    few.save(out, "PNG", optimize=True)
-    return out.getvalue()
+    """PNG bytes of a figure without dates and versions; `small`: in the colours of a graph."""
+    whole, few = io.BytesIO(), io.BytesIO()
+    figure.savefig(whole, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+    if small:
+        image = Image.open(whole).convert("RGB")
+        image = image.quantize(palette=_still_colours(), dither=Image.Dither.NONE)
+        image.save(few, "PNG", optimize=True)
+    return (few if small else whole).getvalue()
 
 
 def fewer_colours(png: bytes) -> bytes:
-    """The same picture in at most 256 colours, if that makes the file smaller.
-
-    Charts have few colours, so nothing is seen of it; a second call changes nothing.
-    """
-    image, out = Image.open(io.BytesIO(png)), io.BytesIO()
+    """The same picture in at most 256 colours, if that is smaller; enough for a chart."""
+    image, few = Image.open(io.BytesIO(png)), io.BytesIO()
     if image.mode == "P":
         return png
-    image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
-    return min(png, out.getvalue(), key=len)
+    image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(few, "PNG", optimize=True)
+    return min(png, few.getvalue(), key=len)

@@ -22,10 +22,8 @@ class StreamPanel(View):
 
     Args:
         audio: float32 `[n]`.
-        posteriors: `[T, C]`, one row per window.
-        times_ms: `[T]`, start of each window of one second.
-        macs: `[T]`, multiply-adds of each step.
-        classes: `[C]` names.
+        posteriors: `[T, C]`, one row per window, for `classes` `[C]`.
+        times_ms, macs: `[T]`, start of each window of one second, and multiply-adds of each step.
         truth, found: pairs (word, ms), the spoken and the detected words.
         player: with an audio player (adds the recording to the notebook).
         view: an `ArchView` with one frame per step, which then moves with the panel. Its cost is
@@ -33,20 +31,11 @@ class StreamPanel(View):
     """
 
     def __init__(
-        self,
-        audio: Tensor,
-        posteriors: np.ndarray,
-        times_ms: Sequence[float],
-        macs: Sequence[float],
-        classes: Sequence[str],
-        *,
-        truth: Sequence[Any] = (),
-        found: Sequence[Any] = (),
-        rate: int = 16_000,
-        player: bool = False,
-        title: str = "stream",
+        self, audio: Tensor, posteriors: np.ndarray, times_ms: Sequence[float],
+        macs: Sequence[float], classes: Sequence[str], *, truth: Sequence[Any] = (),
+        found: Sequence[Any] = (), rate: int = 16_000, player: bool = False, title: str = "stream",
         view: Any = None,
-    ):
+    ):  # fmt: skip
         steps = len(posteriors)
         if not steps or len(times_ms) != steps or len(macs) != steps:
             raise ValueError(f"{steps} posteriors, {len(times_ms)} times and {len(macs)} costs")
@@ -97,18 +86,15 @@ class StreamPanel(View):
         times, wide = np.array(s["times"]) + 0.5, s["seconds"] / len(s["times"])
         figure = Figure(figsize=(7.6, 2.8 + 0.13 * rows), layout="constrained")
         sound, heard, cost = figure.subplots(3, sharex=True, height_ratios=[3, 1 + 0.5 * rows, 2])
-        words: dict[str, Any] = {
-            "fontsize": 7, "ha": "center", "va": "bottom", "annotation_clip": False,
-            "xytext": (0, 2), "textcoords": "offset points",
-        }  # fmt: skip
+        words: dict[str, Any] = {"fontsize": 7, "ha": "center", "va": "bottom"}
+        words |= {"annotation_clip": False, "xytext": (0, 2), "textcoords": "offset points"}
         x = np.linspace(0, s["seconds"], len(s["envelope"]))
         sound.fill_between(x, s["envelope"], -np.array(s["envelope"]), color="#666666", lw=0)
         for word, at in s["truth"]:
             sound.annotate(word, (at + 0.5, 1.1), **words)
-        heard.imshow(
-            np.array(s["posteriors"]).T, cmap="Blues", vmin=0, vmax=100, aspect="auto",
-            extent=(times[0] - wide / 2, times[-1] + wide / 2, rows - 0.5, -0.5),
-        )  # fmt: skip
+        look: dict[str, Any] = {"cmap": "Blues", "vmin": 0, "vmax": 100, "aspect": "auto"}
+        extent = (times[0] - wide / 2, times[-1] + wide / 2, rows - 0.5, -0.5)
+        heard.imshow(np.array(s["posteriors"]).T, extent=extent, **look)
         for word, at in s["found"]:
             heard.annotate(f"▲ {word}", (at + 0.5, -0.5), color=PALETTE[3], **words)
         cost.bar(times, s["macs"], wide, color=PALETTE[2])
