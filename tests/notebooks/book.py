@@ -10,6 +10,7 @@ import pytest
 from nas_core.workbook import Book, notebooks
 
 Band = tuple[float, float]
+Controls = Mapping[str, Mapping[str, Callable[[], float]]]  # {band: {mistake: function}}
 
 
 def claimed(chapter: str) -> dict[str, Band]:
@@ -24,10 +25,30 @@ def assert_separated(found: Mapping[str, Band], controls: Mapping[str, float]) -
     assert not weak
 
 
-def each_mistake(controls: Mapping[str, Mapping[str, Callable[[], float]]]) -> Any:
-    """One test for every (band, mistake) of `{band: {mistake: function}}`."""
+def each_mistake(controls: Controls) -> Any:
+    """One test for every (band, mistake)."""
     pairs = [(name, mistake) for name, mistakes in controls.items() for mistake in mistakes]
     return pytest.mark.parametrize(("name", "mistake"), pairs)
+
+
+def control_tests(found: Mapping[str, Band], controls: Controls) -> tuple[Any, Any]:
+    """Two tests: every band has a control, and every control falls clearly outside its band.
+
+    A chapter's module lists its `controls`, which compute what the claim is measured on with a
+    mistake built in, and takes both tests:
+
+        test_every_band_has_a_control, test_the_band_rejects_the_mistake = control_tests(…)
+    """
+
+    def every_band_has_a_control() -> None:
+        assert set(controls) == set(found), set(controls) ^ set(found)
+
+    @each_mistake(controls)
+    def the_band_rejects_the_mistake(name: str, mistake: str) -> None:
+        value = float(controls[name][mistake]())
+        assert separates(found[name], value), f"{found[name]} does not reject {value:.4g}"
+
+    return every_band_has_a_control, the_band_rejects_the_mistake
 
 
 def assert_all_named(found: Mapping[str, Band], source: str) -> None:

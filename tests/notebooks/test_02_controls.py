@@ -20,7 +20,7 @@ from nas_core.search.exact import (
 )
 from nas_core.spaces import scalar_network
 from nas_core.supernet import BernoulliSampler, ChoiceSampler
-from tests.notebooks.book import claimed, each_mistake, separates
+from tests.notebooks.book import claimed, control_tests
 
 BANDS = claimed("02")
 
@@ -298,12 +298,4 @@ CONTROLS = {
     "entropy left with a baseline": {"without one": lambda: entropy_with_offset("none")},
 }
 
-
-def test_every_band_has_a_control():
-    assert set(CONTROLS) == set(BANDS)
-
-
-@each_mistake(CONTROLS)
-def test_the_band_rejects_the_mistake(name, mistake):
-    value = float(CONTROLS[name][mistake]())
-    assert separates(BANDS[name], value), f"{BANDS[name]} does not reject {value:.4g}"
+test_every_band_has_a_control, test_the_band_rejects_the_mistake = control_tests(BANDS, CONTROLS)

@@ -14,7 +14,7 @@ from nas_core.audio import (
     score,
     synthetic_corpus,
 )  # fmt: skip
-from tests.notebooks.book import claimed, each_mistake, separates
+from tests.notebooks.book import claimed, control_tests
 
 BANDS = claimed("06")
 STAGES = MFCC().stages(0.1 * torch.randn(16_000, generator=torch.Generator().manual_seed(0)))
@@ -97,12 +97,4 @@ CONTROLS = {
     "words heard without a reset": {"reset": lambda: heard(True)},
 }
 
-
-def test_every_band_has_a_control():
-    assert set(CONTROLS) == set(BANDS)
-
-
-@each_mistake(CONTROLS)
-def test_the_band_rejects_the_mistake(name, mistake):
-    value = float(CONTROLS[name][mistake]())
-    assert separates(BANDS[name], value), f"{BANDS[name]} does not reject {value:.4g}"
+test_every_band_has_a_control, test_the_band_rejects_the_mistake = control_tests(BANDS, CONTROLS)

@@ -7,7 +7,7 @@ import torch
 
 from nas_core.adaptive import SanasConfig, cost_by_step, returns, summarise, train, window_table
 from nas_core.adaptive.probe import ProbeStreams, probe_network
-from tests.notebooks.book import claimed, each_mistake, separates
+from tests.notebooks.book import claimed, control_tests
 
 BANDS = claimed("07")
 CHANGE = 0.15
@@ -106,12 +106,4 @@ CONTROLS = {
     "variance of the gradient, whole sequence / own step": {"own step": lambda: 1.0},
 }
 
-
-def test_every_band_has_a_control():
-    assert set(CONTROLS) == set(BANDS)
-
-
-@each_mistake(CONTROLS)
-def test_the_band_rejects_the_mistake(name, mistake):
-    value = float(CONTROLS[name][mistake]())
-    assert separates(BANDS[name], value), f"{BANDS[name]} does not reject {value:.4g}"
+test_every_band_has_a_control, test_the_band_rejects_the_mistake = control_tests(BANDS, CONTROLS)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.notebooks.book import claimed, each_mistake, separates
+from tests.notebooks.book import claimed, control_tests
 from tests.notebooks.lifelong import Life
 
 BANDS = claimed("08")
@@ -60,14 +60,7 @@ CONTROLS = {
     },
 }  # fmt: skip
 
-
-@each_mistake(CONTROLS)
-def test_controls_fall_outside(name, mistake):
-    assert separates(BANDS[name], float(CONTROLS[name][mistake]()))
-
-
-def test_every_band_has_a_control():
-    assert set(CONTROLS) == set(BANDS)
+test_every_band_has_a_control, test_the_band_rejects_the_mistake = control_tests(BANDS, CONTROLS)
 
 
 def test_the_memory_band_is_what_independent_networks_do():

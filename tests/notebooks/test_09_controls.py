@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from nas_core.continual import accuracy, resnet, streams
-from tests.notebooks.book import claimed, each_mistake, separates
+from tests.notebooks.book import claimed, control_tests
 from tests.notebooks.lifelong import Life
 
 BANDS = claimed("09")
@@ -69,11 +69,4 @@ CONTROLS = {
     },
 }
 
-
-@each_mistake(CONTROLS)
-def test_controls_fall_outside(name, mistake):
-    assert separates(BANDS[name], float(CONTROLS[name][mistake]()))
-
-
-def test_every_band_has_a_control():
-    assert set(CONTROLS) == set(BANDS)
+test_every_band_has_a_control, test_the_band_rejects_the_mistake = control_tests(BANDS, CONTROLS)

@@ -6,7 +6,7 @@ import numpy as np
 
 from nas_core.continual import resnet
 from nas_core.continual.streams import long_specs
-from tests.notebooks.book import claimed, each_mistake, separates
+from tests.notebooks.book import claimed, control_tests
 from tests.notebooks.lifelong import Life
 
 BANDS = claimed("10")
@@ -73,14 +73,7 @@ CONTROLS = {
     },
 }
 
-
-@each_mistake(CONTROLS)
-def test_controls_fall_outside(name, mistake):
-    assert separates(BANDS[name], float(CONTROLS[name][mistake]()))
-
-
-def test_every_band_has_a_control():
-    assert set(CONTROLS) == set(BANDS)
+test_every_band_has_a_control, test_the_band_rejects_the_mistake = control_tests(BANDS, CONTROLS)
 
 
 def test_a_constant_share_has_no_lower_price_at_the_end():

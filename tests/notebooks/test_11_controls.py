@@ -12,7 +12,7 @@ from nas_core.data.textures import feature_maps
 from nas_core.pooling import GAP, SMSO, classifier, matrix_sqrt, newton_schulz_sqrt
 from nas_core.training import TrainConfig, evaluate, train_classifier
 from nas_core.workbook import checks
-from tests.notebooks.book import claimed, each_mistake, exercises, separates
+from tests.notebooks.book import claimed, control_tests, exercises
 
 BANDS = claimed("11")
 
@@ -79,15 +79,7 @@ CONTROLS = {
     "share of searches with the right pooling": {"a coin toss": lambda: 0.5},
 }
 
-
-def test_every_band_has_a_control():
-    assert set(CONTROLS) == set(BANDS)
-
-
-@each_mistake(CONTROLS)
-def test_the_band_rejects_the_mistake(name, mistake):
-    value = float(CONTROLS[name][mistake]())
-    assert separates(BANDS[name], value), f"{BANDS[name]} does not reject {value:.4g}"
+test_every_band_has_a_control, test_the_band_rejects_the_mistake = control_tests(BANDS, CONTROLS)
 
 
 # ------------------------------------------------------------------------------------ exercises
