@@ -240,7 +240,7 @@ class ArchView(View):
             names = {name: points[name] for name in ("xlabel", "ylabel")}
             runs = pd.DataFrame({"x": points["x"], "y": points["y"]})
             ax = plot_pareto(runs, "x", "y", ax=figure.add_axes(place), **names)
-            ax.scatter(*runs.iloc[t], s=130, facecolors="none", edgecolors=PALETTE[3], lw=2)
+            ax.scatter(runs.x[t], runs.y[t], s=130, facecolors="none", edgecolors=PALETTE[3], lw=2)
         return figure
 
 

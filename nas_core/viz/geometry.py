@@ -85,8 +85,8 @@ def scene(graph: Graph) -> Scene:
     roles = {graph.source: "source", graph.sink: "sink"}
     boxes = zip(graph.nodes, _rounded(centres + shift), halves.tolist(), labels, strict=True)
     nodes = [
-        NodeShape(name, *at, *half, roles.get(name, ""), label, -16.0 if dots else 0.0)
-        for name, at, half, label in boxes
+        NodeShape(name, x, y, wide, high, roles.get(name, ""), label, -16.0 if dots else 0.0)
+        for name, (x, y), (wide, high), label in boxes
     ]
     ends = zip(curves, graph.edge_sources, graph.edge_targets, strict=True)
     edges = [_finish(c, halves[a], halves[b], shift) for c, a, b in ends]

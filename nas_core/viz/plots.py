@@ -82,8 +82,8 @@ def plot_pareto(
         if bars is not None:
             ax.errorbar(x[rows], y[rows], bars[rows], fmt="none", ecolor=colour, elinewidth=1)
         faces = [colour if f else "white" for f in front[rows]]
-        look = {"c": faces, "marker": marker, "edgecolors": colour, "s": 34, "zorder": 3}
-        ax.scatter(x[rows], y[rows], label=name or None, **look)
+        look: dict[str, Any] = {"c": faces, "marker": marker, "edgecolors": colour}
+        ax.scatter(x[rows], y[rows], s=34, zorder=3, label=name or None, **look)
     for budget in budgets:
         ax.axvline(budget, zorder=1, **_BUDGET)
     if log:
