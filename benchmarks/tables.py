@@ -2,7 +2,6 @@
 
 README.md gets the chapters and ten headline results, data/results/README.md every record,
 benchmarks/README.md every measurement of speed. The text around a table is written by hand.
-`nas-workbook results` prints records with `in_words`.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -173,47 +171,6 @@ def _over_streams(frame: pd.DataFrame) -> pd.DataFrame:
         return frame
     runs = frame.groupby(["learner", "seed"]).agg(A=("A", "mean"), streams=("stream", "nunique"))
     return runs[runs.streams == frame.stream.nunique()].reset_index()
-
-
-# ---------------------------------------------------------------- `nas-workbook results`
-
-# Numbers that are settings of a row, and the measurements that are shown first.
-_SETTINGS = ("share", "budget", "lam", "λ/λ*", "samples", "width", "epoch", "tasks")
-_FIRST = ("test_accuracy", "accuracy", "A", "F", "T", "macs", "cost", "val_accuracy")
-
-
-def means(record: dict[str, Any]) -> pd.DataFrame:
-    """A record's rows as text: a row per setting, mean ± standard deviation over seeds."""
-
-    def spread(values: pd.Series) -> str:
-        text = f"{values.mean():.3g}" if values.count() else "–"
-        return text + (f" ± {round(values.std(), 12):.2g}" if values.count() > 1 else "")
-
-    frame = pd.DataFrame(record["rows"]).drop(columns="seed", errors="ignore")
-    curves = frame.map(lambda v: isinstance(v, list | dict) or len(str(v)) > 40).any()
-    frame = frame.loc[:, ~curves]
-    frame = frame.astype({c: float for c in frame.select_dtypes("bool")})
-    numbers = [c for c in frame.select_dtypes("number") if c not in _SETTINGS]
-    numbers.sort(key=lambda c: _FIRST.index(c) if c in _FIRST else len(_FIRST))
-    by = [c for c in frame if c not in numbers and frame[c].nunique(dropna=False) > 1]
-    if not by:
-        frame, by = frame.assign(result=record["name"]), ["result"]
-    return frame.groupby(by, dropna=False, sort=False)[numbers].agg(spread).reset_index()
-
-
-def in_words(record: dict[str, Any]) -> str:
-    """A record for a terminal of 100 columns: means, command and origin."""
-    table = means(record)
-    while max(map(len, (text := table.to_string(index=False, max_rows=12)).split("\n"))) > 98:
-        table = table.iloc[:, :-1]  # the last columns matter least
-    command = re.sub(r"'[^']*'|\"[^\"]*\"", lambda m: m[0].replace(" ", "\0"), record["command"])
-    lines = textwrap.wrap(command, 94, break_on_hyphens=False)  # never within quotes
-    command = " \\\n  ".join(lines).replace("\0", " ")
-    seeds = ", ".join(map(str, record["seeds"][:8])) or "none named"
-    seeds += f" … ({len(record['seeds'])})" if len(record["seeds"]) > 8 else ""
-    origin = f"seeds {seeds} · {record['device'] or 'device not named'} · {record['recorded']}"
-    title = f"{record['chapter']} / {record['name']}: {len(record['rows'])} rows\n"
-    return title + textwrap.indent(f"{text}\n  {command}\n{origin}", "  ")
 
 
 # ---------------------------------------------------------------- benchmarks/README.md

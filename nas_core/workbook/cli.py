@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,8 @@ from nas_core.workbook.book import Book, BookError
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="nas-workbook",
-        description="Neural architecture search on a budget: run, test and read the book.",
-    )
+    about = "Neural architecture search on a budget: run, test and read the book."
+    parser = argparse.ArgumentParser(prog="nas-workbook", description=about)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("--debug", action="store_true", help="show tracebacks of wrong input too")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -97,18 +96,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if args.debug:
             raise
-        print(f"nas-workbook {args.command}: {_in_words(error)}", file=sys.stderr)
+        number, told = getattr(error, "errno", None), str(error)
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+            name = getattr(error, "filename", None)
+            told = f"{name} cannot be written: copy the book to a folder of your own"
+        elif number == errno.ENOSPC:
+            told = "the disk is full"
+        print(f"nas-workbook {args.command}: {told}", file=sys.stderr)
         return 2
-
-
-def _in_words(error: Exception) -> str:
-    """A sentence for the errors that an environment causes."""
-    number, name = getattr(error, "errno", None), getattr(error, "filename", None)
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{name} cannot be written: copy the book to a folder of your own"
-    if number == errno.ENOSPC:
-        return "the disk is full"
-    return str(error)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -225,8 +220,8 @@ def doctor(args: argparse.Namespace) -> int:
         book = Book.load()
     except BookError:
         book = None  # reported as an item
-    if args.trust and book:
-        print("\n".join(items.trust_chapters(book)))
+    for line in items.trust_chapters(book) if args.trust and book else ():
+        print(line)
     rows = items.examine(book)
     print(items.report(rows))
     return 0 if all(good for _, good, _ in rows) else 1
@@ -252,15 +247,16 @@ def data(args: argparse.Namespace) -> int:
 
 def results(args: argparse.Namespace) -> int:
     """Print the recorded results of larger runs: means over seeds, and the command of each."""
-    from nas_core.workbook.results import outdated, read_results, script
+    from nas_core.workbook.results import read_results
 
-    records = read_results(args.chapter)
+    found = read_results(args.chapter)
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+    records: Any = import_module("records")
     if args.check:
-        problems = [problem for record in records for problem in outdated(record)]
-        print("\n".join(problems) or f"{len(records)} records: as their commands would run now")
+        problems = [problem for record in found for problem in records.outdated(record)]
+        print("\n".join(problems) or f"{len(found)} records: as their commands would run now")
         return 1 if problems else 0
-    tables = script("tables", Path(__file__).resolve().parents[2])
-    print("\n\n".join(map(tables.in_words, records)) or "no results are recorded")
+    print("\n\n".join(map(records.in_words, found)) or "no results are recorded")
     return 0
 
 

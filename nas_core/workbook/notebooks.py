@@ -54,14 +54,12 @@ def parameters(nb: NotebookNode) -> dict[str, Any]:
     values = {}
     for statement in ast.parse(found[0].source).body:
         try:
-            assert isinstance(statement, ast.Assign)
-            (target,) = statement.targets
-            assert isinstance(target, ast.Name)
-            values[target.id] = ast.literal_eval(statement.value)
-        except (AssertionError, ValueError) as error:
-            line = ast.unparse(statement)
-            only = "only NAME = literal is allowed"
-            raise BookError(f"the parameters cell holds `{line}`; {only}") from error
+            name, literal = ast.unparse(statement).split(" = ", 1)
+            assert isinstance(statement, ast.Assign) and name.isidentifier()
+            values[name] = ast.literal_eval(literal)
+        except (AssertionError, ValueError, SyntaxError) as error:
+            told = f"the parameters cell holds `{ast.unparse(statement)}`"
+            raise BookError(f"{told}; only NAME = literal is allowed") from error
     return values
 
 

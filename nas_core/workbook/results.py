@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import re
-import shlex
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from nas_core.files import write_atomic
@@ -60,7 +56,7 @@ def record_result(
         "device": device, "versions": versions(), "recorded": today, "config": config or {},
         "rows": table,
     }  # fmt: skip
-    text = json.dumps(_plain(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(plain(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     if (size := len(text.encode())) > _LIMIT:
         over = f"{size:,} bytes; {_LIMIT:,} is the limit"
         raise ValueError(f"result {name!r} takes {over}: record a summary of it")
@@ -107,60 +103,14 @@ def replay(chapter: str, root: str | Path | None = None) -> pd.DataFrame:
     return table[[c for c in table if c not in origin] + origin]
 
 
-def outdated(record: dict[str, Any], root: str | Path | None = None) -> Iterator[str]:
-    """What a record's command would do otherwise now; nothing when it still makes the record."""
-    where = f"{record['chapter']} / {record['name']}"
-    try:
-        now = configuration(record["command"], Book.load(root))
-    except (ValueError, ImportError, SystemExit) as error:
-        yield f"{where}: {record['command']!r} does not run: {error}"
-        return
-    for key, value in now.items():
-        want = json.dumps(_plain(value))
-        have = json.dumps(record["config"].get(key, "not recorded"))
-        if want != have:
-            yield f"{where}: {key} was {have}, the command would use {want}"
-
-
-def configuration(command: str, book: Book) -> dict[str, Any]:
-    """Settings with which a recorded command would run now; `ValueError` if it would be refused.
-
-    A script of `benchmarks/` tells them through its function `configuration(argv)`, if it has one.
-    """
-    words = shlex.split(command)
-    if words[:2] == ["nas-workbook", "run"]:
-        from nas_core.workbook.cli import build_parser, literal
-        from nas_core.workbook.runner import Job
-
-        args = build_parser().parse_args(words[1:])
-        (chapter,) = map(book.find, args.chapters)
-        job = Job(chapter, args.profile, {n: literal(v) for n, v in args.parameters})
-        settings = chapter.profile(args.profile)
-        return settings | {k.lower(): v for k, v in job.parameters.items() if k.lower() in settings}
-    if words[0] != "python" or not words[1].startswith("benchmarks/"):
-        raise ValueError("it is neither `nas-workbook run` nor a script of benchmarks/")
-    made_by = script(Path(words[1]).stem, book.root)
-    return made_by.configuration(words[2:]) if hasattr(made_by, "configuration") else {}
-
-
-def script(name: str, root: Path) -> ModuleType:
-    """The module `name` of the folder benchmarks/ of a book."""
-    folder = root / "benchmarks"
-    if not (folder / f"{name}.py").is_file():
-        raise ValueError(f"there is no benchmarks/{name}.py in {root}")
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))  # scripts there import their neighbors by name
-    return importlib.import_module(name)
-
-
-def _plain(value: Any) -> Any:
-    """JSON's own types; numbers that are not finite become null."""
+def plain(value: Any) -> Any:
+    """`value` in JSON's own types; numbers that are not finite become null."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if hasattr(value, "tolist"):  # numpy and torch, scalars included
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if value is None or isinstance(value, bool | int | str | float):
         return None if isinstance(value, float) and not math.isfinite(value) else value
     raise TypeError(f"{value!r} of type {type(value).__name__} cannot be written as JSON")

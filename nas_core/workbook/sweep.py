@@ -29,12 +29,8 @@ def strategy_trial(
     limit = budget * table.about.macs.max()
     problem = strategies.Problem(table, trainings, seed, max_macs=limit)
     run = strategies.run_search(known[strategy], problem, seed).iloc[-1]
-    return {
-        "macs": int(table.cost(run.incumbent)),
-        "val_accuracy": problem.score(run.incumbent),
-        "test_accuracy": run.test,
-        "regret": run.regret,
-    }
+    found = {"macs": int(table.cost(run.incumbent)), "val_accuracy": problem.score(run.incumbent)}
+    return found | {"test_accuracy": run.test, "regret": run.regret}
 
 
 def budgeted_trial(
@@ -53,10 +49,8 @@ def budgeted_trial(
     space = ("blocks_per_group", settings["blocks"]), ("channels", tuple(settings["channels"]))
     data = {k: settings[k] for k in ("dataset", "size", "train_limit", "val_limit")}
     setup = Setup(space_args=space, device=settings.get("device", "cpu"), **data)
-    known = {field.name for field in fields(BudgetConfig)}
-    values: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in known
-    }
+    values = {f.name: settings[f.name] for f in fields(BudgetConfig) if f.name in settings}
+    values |= {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
     share = settings["shares"][0] if budget is None else budget
     trial = search_trial(setup, share, BudgetConfig(**values | {"seed": seed}))
     row = {k: v for k, v in trial.row.items() if k not in ("seed", "seconds", "lam", "kind")}

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks.tables import means
+from benchmarks.records import means, outdated
 from nas_core.workbook import record_result, replay
 from nas_core.workbook.cli import main
-from nas_core.workbook.results import outdated, read_results
+from nas_core.workbook.results import read_results
 from tests.workbook.books import make_book
 
 NAME = "03_a_chapter"
