@@ -18,7 +18,7 @@ HEAVY = (
 def _python(code: str) -> str:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT, timeout=1500)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 

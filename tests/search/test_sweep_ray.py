@@ -29,10 +29,10 @@ from tests.search import sweep_trials as trials
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is reported to anybody
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'nas-workbook[ray]'")
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(3600)  # for what never ends, on a machine however slow
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60  # seconds; a cluster starts in 15, in 30 on a very busy machine of two cores
+PATIENCE = 600  # seconds; a cluster starts in 15, in 30 on a very busy machine of two cores
 
 _connect = socket.socket.connect
 
@@ -87,7 +87,7 @@ class Cluster:
     def kill_second_node(self) -> None:
         self.process.stdin.write(b"kill\n")
         self.process.stdin.flush()
-        assert self.answer(30) == "killed"
+        assert self.answer(PATIENCE) == "killed"
 
     def end(self, patience: float = 20) -> None:
         try:
@@ -169,7 +169,7 @@ def test_table_of_chapter_one_is_made_on_the_cluster(cluster, tmp_path):
             with contextlib.suppress(sqlite3.OperationalError), sqlite3.connect(store) as db:
                 done = db.execute("SELECT result FROM trials WHERE status = 'done'").fetchall()
         command.send_signal(signal.SIGINT)
-        errors = command.communicate(timeout=600)[1]
+        errors = command.communicate(timeout=1500)[1]
     finally:
         command.kill()
     assert "interrupted; the same command continues it" in errors

@@ -146,7 +146,7 @@ def _python(code: str, **env: str) -> subprocess.CompletedProcess:
     """Runs without PyTorch, so it starts at once."""
     root = str(Path(__file__).parents[2])
     return subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": root, **env}, timeout=60
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": root, **env}, timeout=1500
     )
 
 

@@ -24,7 +24,9 @@ SCRIPT = str(ROOT / "benchmarks/ddp.py")
 def _torchrun(words: list[str], folder: Path) -> str:
     command = [sys.executable, "-m", "torch.distributed.run", *words]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=folder, timeout=240)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=env, cwd=folder, timeout=1500
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 

@@ -38,7 +38,7 @@ def test_sigkill_at_random_moments_changes_no_bit(tmp_path, optimizer, seed):
     env = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, str(HELPER), str(tmp_path), optimizer, "4", str(seed)],
-        capture_output=True, text=True, timeout=300, env=env, cwd=HELPER.parents[2],
+        capture_output=True, text=True, timeout=1500, env=env, cwd=HELPER.parents[2],
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     killed_at = json.loads(done.stdout.splitlines()[-1])

@@ -139,7 +139,7 @@ def server(home) -> Iterator[str]:
 
 
 def _address(home: Path, process: subprocess.Popen) -> str:
-    for _ in range(1200):
+    for _ in range(3000):
         for file in (home / "runtime").glob(f"jpserver-{process.pid}.json"):
             try:
                 url = json.loads(file.read_text())["url"]
@@ -240,7 +240,7 @@ def python(page, expression: str) -> str:
 
 def wait_for_python(page, expression: str, answer: str) -> None:
     """Until the kernel gives this answer; what changed on the page reaches it a little later."""
-    limit = time.monotonic() + 600
+    limit = time.monotonic() + 1500
     while (said := python(page, expression)) != answer:
         assert time.monotonic() < limit, f"{expression} is {said}, not {answer}"
 

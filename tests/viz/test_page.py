@@ -217,7 +217,7 @@ def test_readers_who_want_less_motion_see_few_slow_steps(page):
         "window.frames = []; model.on('change:frame', () => frames.push(model.state.frame))"
     )
     page.get_by_label("play").click()
-    page.wait_for_function("frames.length === 2", timeout=300_000)
+    page.wait_for_function("frames.length === 2", timeout=1_500_000)
     page.get_by_label("pause").click()
     assert page.evaluate("frames") == [3, 6]
 
@@ -275,7 +275,7 @@ def test_slider_and_play_move_through_the_frames_without_a_kernel(page):
     assert np.allclose(widths, 1 + 4.5 * 0.95, atol=0.02)
     saves = page.evaluate("model.saved.length")
     page.get_by_label("play").click()
-    page.wait_for_function("document.querySelector('input').value === '11'", timeout=300_000)
+    page.wait_for_function("document.querySelector('input').value === '11'", timeout=1_500_000)
     page.get_by_label("play").wait_for()  # the button is "play" again
     assert page.evaluate("model.saved.length") == saves + 1  # one message for the whole film
     kept = graph.reachable(frames[11] > 0.5)
