@@ -67,9 +67,8 @@ class Chapter:
         """The settings of one profile: those of `smoke`, replaced by the profile's own."""
         if name not in PROFILES:
             raise BookError(f"profile {name!r} is unknown; choose one of {', '.join(PROFILES)}")
-        if name not in self.profiles:
-            known = ", ".join(self.profiles)
-            raise BookError(f"chapter {self.name} has no profile {name!r}, only {known}")
+        if name not in (known := self.profiles):
+            raise BookError(f"{self.name} has no profile {name!r}, only {', '.join(known)}")
         return {**(self.profiles.get("smoke") or {}), **(self.profiles[name] or {})}
 
 
@@ -108,9 +107,8 @@ class Book:
         found = [c for c in chapters if (c.number == number if text.isdigit() else text in c.name)]
         if len(found) == 1:
             return found[0]
-        what, allowed = "ambiguous" if found else "unknown", found or chapters
-        names = ", ".join(c.name for c in allowed)
-        raise BookError(f"chapter {text!r} is {what}; choose one of {names}")
+        what, names = "ambiguous" if found else "unknown", [c.name for c in found or chapters]
+        raise BookError(f"chapter {text!r} is {what}; choose one of {', '.join(names)}")
 
 
 def same_kind(value: Any, setting: Any) -> bool:

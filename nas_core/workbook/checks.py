@@ -1,7 +1,6 @@
 """Checks of the exercises: `checks.ex_3_1(my_function)` says ✓ or what differs, with a hint.
 
-They are in the book's `notebooks/checks/`: `ch03.py` has `ex_3_1`, `__init__.py` what all share
-(`compare`, `exercise`, `same`). They are loaded when first used.
+They are in the book's `notebooks/checks/` (`ex_3_1` in `ch03.py`) and loaded when first used.
 """
 
 import hashlib

@@ -134,8 +134,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for name in once if args.fresh else ():
         shutil.rmtree(book.root / "build" / "checkpoints" / name, ignore_errors=True)
-    if (parallel := args.jobs) is None:
-        parallel = min(2, os.cpu_count() or 1) if smoke else 1
+    parallel = min(2, os.cpu_count() or 1) if smoke else 1
     # A bar on a terminal; one line per finished chapter everywhere.
     bar = tqdm(total=len(jobs), unit="chapter", disable=None, leave=False, dynamic_ncols=True)
 
@@ -148,9 +147,10 @@ def run(args: argparse.Namespace) -> int:
         bar.write(f"{line}: {o.message}" if o.message else line, file=sys.stdout)
         sys.stdout.flush()
 
+    how: dict[str, Any] = {"cell_started": cell_started, "finished": finished}
+    how["parallel"] = parallel if args.jobs is None else args.jobs
     with bar:
-        how: dict[str, Any] = {"cell_started": cell_started, "finished": finished}
-        outcomes = runner.run(jobs, parallel=parallel, fresh=args.fresh, **how)
+        outcomes = runner.run(jobs, fresh=args.fresh, **how)
     for job, outcome in zip(jobs, outcomes, strict=True) if args.write else ():
         runner.write_into_book(job, outcome)
     print(runner.summary(outcomes, book.root / "build"))
@@ -205,7 +205,7 @@ def lab(args: argparse.Namespace) -> int:
 
     book = Book.load()
     folder = book.root / "notebooks" if args.in_place else book.root / "build" / "lab"
-    for name in [] if args.in_place else copies.reading_copies(book, folder):
+    for name in () if args.in_place else copies.reading_copies(book, folder):
         print(f"{name}: yours is kept; the book has a newer one (move yours away to get it)")
     command = [sys.executable, "-m", "jupyter", "lab", *args.further]
     command += [path.name for path in folder.glob("00_start_here.ipynb")]

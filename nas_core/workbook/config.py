@@ -51,10 +51,7 @@ class ChapterConfig(dict[str, Any]):
         return f"{self.chapter.name} at {self.profile}, seed {self.seed}: {settings or 'no knobs'}"
 
     def environment(self) -> str:
-        """One line: device, versions, and whether a smoke run may differ from the book's.
-
-        It differs between machines: tag its cell `nbval-ignore-output`.
-        """
+        """One line, of this machine: device, versions, whether a smoke run may differ."""
         found = [describe_device(self.device), *(f"{k} {v}" for k, v in versions().items())]
         if self.profile == "smoke" and not environment.comparable():
             found.append("digits may differ from the book's: start with `nas-workbook lab`")
@@ -65,10 +62,7 @@ class ChapterConfig(dict[str, Any]):
         return results.replay(self.chapter.name, root=self.chapter.root)
 
     def record(self, name: str, rows: list[dict[str, Any]], **config: Any) -> Path | None:
-        """Keep the rows of a larger run, with this chapter's command and settings.
-
-        Seeds are those of the rows' `seed`. At smoke nothing is written and None returned.
-        """
+        """Keep the rows of a larger run with its command and settings; at smoke nothing, None."""
         if self.profile == "smoke":
             return None
         made: dict[str, Any] = {
@@ -76,8 +70,9 @@ class ChapterConfig(dict[str, Any]):
             "seeds": sorted({row.get("seed", self.seed) for row in rows}),
             "device": describe_device(self.device),
             "config": {**self, **config},
+            "root": self.chapter.root,
         }
-        return results.record_result(self.chapter.name, name, rows, **made, root=self.chapter.root)
+        return results.record_result(self.chapter.name, name, rows, **made)
 
     def checkpoint(self, name: str) -> Path | None:
         """File from which a run with these settings resumes; None at smoke, which never does."""
@@ -96,9 +91,8 @@ def chapter(
 ) -> ChapterConfig:
     """Settings of chapter `name` at `profile`; also seeds everything and fixes one CPU thread.
 
-    `overrides` replace settings of the profile; None keeps the profile's value, so a parameters
-    cell may say `EPOCHS = None`. Raises `ValueError` for an unknown chapter, profile or setting,
-    `TypeError` where an override has another type than its setting.
+    `overrides` replace settings of the profile, unless they are None. Raises `ValueError` for an
+    unknown chapter, profile or setting, `TypeError` for a value of another type than the setting.
     """
     import matplotlib
     import pandas as pd

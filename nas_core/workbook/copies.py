@@ -7,8 +7,6 @@ import re
 import shutil
 from pathlib import Path
 
-from nbformat import NotebookNode
-
 from nas_core.files import write_atomic
 from nas_core.workbook import notebooks
 from nas_core.workbook.book import Book, BookError
@@ -18,45 +16,37 @@ from nas_core.workbook.notebooks import tags
 SHIPPED_DATA = ("data/results", "data/reference", "data/embedded", "data/tables")
 
 
-def student_copy(nb: NotebookNode) -> NotebookNode:
-    """A notebook without solutions; the outputs of checks are removed as well."""
-    nb.cells = [c for c in notebooks.arranged(nb).cells if "solution" not in tags(c)]
-    copy = notebooks.without_outputs(nb)
-    for before, cell in zip(nb.cells, copy.cells, strict=True):
-        if cell.cell_type == "code" and not re.search(r"\bchecks\.ex_", cell.source):
-            cell.outputs, cell.execution_count = before.outputs, before.execution_count
-    if "widgets" in nb.metadata:
-        copy.metadata["widgets"] = nb.metadata["widgets"]
-    return copy
-
-
 def make_student_edition(book: Book, out: str | Path) -> None:
     """Write the ready chapters without solutions, and what they read, into the new folder `out`.
 
     A file, or a folder with content (a student's work), raises `BookError`.
     """
     out, source = Path(out), book.root / "notebooks"
-    if out.is_file():
-        raise BookError(f"{out} is a file; name a new folder")
-    if out.exists() and any(out.iterdir()):
-        raise BookError(f"{out} is not empty; name a new folder")
+    if out.is_file() or (out.exists() and any(out.iterdir())):
+        problem = "is a file" if out.is_file() else "is not empty"
+        raise BookError(f"{out} {problem}; name a new folder")
     (out / "notebooks").mkdir(parents=True, exist_ok=True)
     for path in [*source.glob("*.yaml"), *source.glob("*.bib")]:
         shutil.copy(path, out / "notebooks")
+    leave = shutil.ignore_patterns("__pycache__")
     for folder in (*SHIPPED_DATA, "notebooks/checks", "notebooks/images"):
         if (book.root / folder).is_dir():
-            leave = shutil.ignore_patterns("__pycache__")
             shutil.copytree(book.root / folder, out / folder, ignore=leave)
     for chapter in book.ready:
-        copy = student_copy(notebooks.read(chapter.path))
+        nb = notebooks.arranged(notebooks.read(chapter.path))
+        nb.cells = [c for c in nb.cells if "solution" not in tags(c)]
+        copy = notebooks.without_outputs(nb)
+        copy.metadata |= {k: v for k, v in nb.metadata.items() if k == "widgets"}
+        for before, cell in zip(notebooks.code_cells(nb), notebooks.code_cells(copy), strict=True):
+            if not re.search(r"\bchecks\.ex_", cell.source):  # their verdicts are the student's
+                cell.outputs, cell.execution_count = before.outputs, before.execution_count
         notebooks.write(copy, out / "notebooks" / chapter.path.name)
 
 
 def reading_copies(book: Book, folder: Path) -> list[str]:
-    """Bring the notebooks in `folder` up to date with the book.
+    """Bring the notebooks in `folder` up to date, except those whose cells the reader changed.
 
-    A notebook whose cells the reader changed is never overwritten; returns the names of those of
-    which the book has a newer one.
+    Returns the names of the latter of which the book has a newer one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     memory = folder / ".copied.json"  # name -> fingerprint of the cells that were copied

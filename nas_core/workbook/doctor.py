@@ -13,16 +13,13 @@ from pathlib import Path
 from nas_core.workbook import notebooks
 from nas_core.workbook.book import Book, BookError
 
+Trouble = BookError  # an item that does not work; the text says what to do
 # torchaudio compares versions when it is imported: 2.11 refuses torch 2.15 and later.
 TORCHAUDIO, TORCH = (2, 11), ((2, 11), (2, 14))
 PAIRS = (
     "torchaudio 2.11 works with torch 2.11, 2.12, 2.13 and 2.14: "
     'pip install "torch>=2.11,<2.15" "torchaudio>=2.11,<2.12"'
 )
-
-
-class Trouble(BookError):
-    """An item does not work; the text says what to do."""
 
 
 def examine(book: Book | None = None) -> list[tuple[str, bool, str]]:
@@ -57,8 +54,7 @@ def report(rows: list[tuple[str, bool, str]]) -> str:
 def trust_chapters(book: Book) -> list[str]:
     """Sign the ready chapters that are as committed, for this user; returns what was done.
 
-    Jupyter then renders their saved outputs, scripts included. A chapter that differs from the
-    committed one is not signed: its reader must judge the change.
+    Jupyter then renders their saved outputs, scripts included: readers must judge what differs.
     """
     from nbformat.sign import NotebookNotary
 
@@ -66,15 +62,14 @@ def trust_chapters(book: Book) -> list[str]:
     words = [git, "-C", str(book.root), "status", "--porcelain", "-uall", "notebooks"]
     status = subprocess.run(words, capture_output=True, text=True)
     lines = ["warning: nothing to compare with: the book is not in git"] * bool(status.returncode)
-    changed = [name for c in book.ready if (name := c.path.name) in status.stdout]
-    lines += [
-        f"NOT trusted: {name} differs from the committed one (see `git diff`); if the change is "
-        f"yours, `jupyter trust {name}` in notebooks/ signs it"
-        for name in changed
-    ]
-    signed = [c.path for c in book.ready if c.path.name not in changed]
+    signed = [c.path for c in book.ready if c.path.name not in status.stdout]
     for path in signed:
         NotebookNotary().sign(notebooks.read(path))
+    for name in (c.path.name for c in book.ready if c.path not in signed):
+        lines.append(
+            f"NOT trusted: {name} differs from the committed one (see `git diff`); if the change "
+            f"is yours, `jupyter trust {name}` in notebooks/ signs it"
+        )
     return [*lines, f"trusted {len(signed)} of {len(book.ready)} chapters: their outputs may show"]
 
 

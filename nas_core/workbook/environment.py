@@ -1,9 +1,9 @@
 """Settings of every run that is compared: the same bytes on every x86-64 processor with AVX2.
 
-Matrix products, convolutions and vector functions have code for each kind of processor. Results
-then differ in their last bits, and training amplifies that until architectures differ. These
-settings select the same code everywhere. They cost speed, so longer profiles run without them. The
-square root of a tensor is not covered: optimizers here are `fused`, which do not call it.
+Libraries have code for each kind of processor. Results then differ in their last bits, and training
+amplifies that until architectures differ. These settings select the same code everywhere, at a loss
+of speed: longer profiles run without them. The square root of a tensor is not covered; optimizers
+here are `fused`, which do not call it.
 """
 
 from __future__ import annotations
@@ -15,16 +15,10 @@ from pathlib import Path
 # Sums in one order.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 ONE_PATH = {
-    "MKL_CBWR": "COMPATIBLE",
-    "ATEN_CPU_CAPABILITY": "avx2",
-    "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "OPENBLAS_CORETYPE": "Haswell",
-    "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
-}
-QUIET = {
-    "PYTHONHASHSEED": "0",
-    "NAS_PROGRESS": "0",  # progress bars would end up in the outputs
-}
+    "MKL_CBWR": "COMPATIBLE", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "OPENBLAS_CORETYPE": "Haswell", "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
+}  # fmt: skip
+QUIET = {"PYTHONHASHSEED": "0", "NAS_PROGRESS": "0"}  # outputs without progress bars
 COMPARABLE = {**ONE_THREAD, **ONE_PATH, **QUIET}  # smoke runs and tests
 FAST = {**ONE_THREAD, **QUIET}  # longer profiles
 

@@ -66,10 +66,9 @@ def parameters(nb: NotebookNode) -> dict[str, Any]:
 def arranged(nb: NotebookNode) -> NotebookNode:
     """The same notebook with every exercise as answer cell, check, folded solution.
 
-    Authors write the stub as a cell tagged `stub`, or as `stub` in the metadata of the solution,
-    and the check below the solution. Readers get the stub as an answer cell, the check, and below
-    it the solution, which defines the function for the rest of the chapter. A notebook that is
-    arranged already is not changed.
+    Authors write the stub as a cell tagged `stub` (or as the solution's metadata `stub`), the
+    solution, and the check. An arranged notebook is not changed. The solution comes last because
+    it defines the function for the rest of the chapter.
     """
     kept: list[NotebookNode] = []
     stub, below = None, []  # `below`: a solution that must come after the next cell, its check
@@ -128,8 +127,8 @@ def finished(executed: NotebookNode, name: str) -> NotebookNode:
     if counts != list(range(1, len(counts) + 1)):
         raise BookError(f"{name}: execution counts are {counts}, not 1…{len(counts)}")
     for number, cell in enumerate(code_cells(nb), 1):
-        for text in (o.text for o in cell.outputs if o.get("name") == "stderr"):
-            raise BookError(f"{name}: code cell {number} writes to stderr: {text[:300]}")
+        if told := "".join(o.text for o in cell.outputs if o.get("name") == "stderr"):
+            raise BookError(f"{name}: code cell {number} writes to stderr: {told[:300]}")
     return _stable_widget_ids(nb, name) if "widgets" in nb.metadata else nb
 
 

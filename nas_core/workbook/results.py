@@ -24,16 +24,10 @@ _LIMIT = 1_000_000  # bytes; results are versioned, so they stay small
 
 
 def record_result(
-    chapter: str,
-    name: str,
-    rows: pd.DataFrame | Sequence[dict[str, Any]],
-    *,
-    command: str,
-    seeds: Sequence[int] = (),
-    device: str = "",
-    config: dict[str, Any] | None = None,
-    root: str | Path | None = None,
-) -> Path:
+    chapter: str, name: str, rows: pd.DataFrame | Sequence[dict[str, Any]], *,
+    command: str, seeds: Sequence[int] = (), device: str = "",
+    config: dict[str, Any] | None = None, root: str | Path | None = None,
+) -> Path:  # fmt: skip
     """Write the rows of a run with what it takes to repeat it; returns the file.
 
     `command` is the command line that makes the run, `device` is in words (`describe_device`),
@@ -50,16 +44,14 @@ def record_result(
         raise ValueError("command is empty: a result must say how it was made")
     if not table:
         raise ValueError(f"result {name!r} has no rows")
-    today = datetime.now(UTC).strftime("%Y-%m-%d")
     record = {
         "chapter": found.name, "name": name, "command": command.strip(), "seeds": list(seeds),
-        "device": device, "versions": versions(), "recorded": today, "config": config or {},
-        "rows": table,
+        "device": device, "versions": versions(), "recorded": f"{datetime.now(UTC):%Y-%m-%d}",
+        "config": config or {}, "rows": table,
     }  # fmt: skip
     text = json.dumps(plain(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     if (size := len(text.encode())) > _LIMIT:
-        over = f"{size:,} bytes; {_LIMIT:,} is the limit"
-        raise ValueError(f"result {name!r} takes {over}: record a summary of it")
+        raise ValueError(f"{size:,} bytes; {_LIMIT:,} is the limit: record a summary of {name!r}")
     write_atomic(path := found.results / f"{name}.json", text)
     return path
 
@@ -71,11 +63,10 @@ def read_results(chapter: str | None = None, root: str | Path | None = None) -> 
     records = []
     for path in [p for c in chapters for p in sorted(c.results.glob("*.json"))]:
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            record = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{path} is no result file: {error}") from error
-        found = record if isinstance(record, dict) else {}
-        wrong = [name for name, kind in _FIELDS.items() if not isinstance(found.get(name), kind)]
+        wrong = [name for name, kind in _FIELDS.items() if not isinstance(record.get(name), kind)]
         if wrong or not all(isinstance(row, dict) for row in record["rows"]):
             raise ValueError(f"{path} lacks a proper {', '.join(wrong) or 'table of rows'}")
         records.append(record)
@@ -95,8 +86,8 @@ def replay(chapter: str, root: str | Path | None = None) -> pd.DataFrame:
         frame = pd.DataFrame(record["rows"])
         frame.insert(0, "result", record["name"])
         versions = ", ".join(f"{k} {v}" for k, v in record["versions"].items())
-        words = {"seeds": ", ".join(map(str, record["seeds"])), "versions": versions}
-        frames.append(frame.assign(**{c: {**record, **words}[c] for c in origin}))
+        record |= {"seeds": ", ".join(map(str, record["seeds"])), "versions": versions}
+        frames.append(frame.assign(**{c: record[c] for c in origin}))
     if not frames:
         return pd.DataFrame(columns=["result", *origin])
     table = pd.concat(frames, ignore_index=True)

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -119,17 +119,14 @@ class Outcome:
 
 
 def run(
-    jobs: Sequence[Job],
-    *,
-    parallel: int = 1,
-    fresh: bool = False,
+    jobs: Sequence[Job], *, parallel: int = 1, fresh: bool = False,
     cell_started: Callable[[Job, int, int], None] = lambda *_: None,
     finished: Callable[[Outcome], None] = lambda _: None,
-) -> list[Outcome]:
+) -> list[Outcome]:  # fmt: skip
     """Execute jobs, `parallel` at a time; one that fails does not stop the others.
 
-    A job whose key an earlier run finished is kept unless `fresh`. Ctrl-C ends the running jobs
-    and returns the outcomes of all. `cell_started` gets a job, a cell's number and their count.
+    A job that an earlier run finished (same key) is kept unless `fresh`. Ctrl-C ends what runs.
+    `cell_started` gets a job, the number of a cell and the number of cells.
     """
     if parallel < 1:
         raise BookError(f"{parallel} jobs at a time make no sense; give 1 or more")
@@ -150,10 +147,10 @@ def run(
     with ThreadPoolExecutor(parallel) as pool:
         futures = [pool.submit(one, job) for job in jobs]
         try:
-            return [f.result() for f in futures]
+            wait(futures)
         except KeyboardInterrupt:
             stop.set()
-            return [f.result() for f in futures]
+    return [f.result() for f in futures]
 
 
 def _kept(job: Job) -> Outcome | None:
@@ -174,8 +171,7 @@ def _execute(job: Job, stop: threading.Event, cell_started: Callable) -> Outcome
     job.record.unlink(missing_ok=True)
     notebooks.write(_parameterized(job), job.output)
     write_atomic(events, "")
-    command = [sys.executable, "-m", "nas_core.workbook.runner"]
-    command += map(str, (job.output, job.chapter.path.parent, events))
+    words = map(str, (job.output, job.chapter.path.parent, events))
     settings = COMPARABLE if job.profile == "smoke" else FAST
     settings = {**settings, **own_kernel(), "NAS_BOOK": str(job.chapter.root)}
     seen: dict[str, Any] = {"cell": 0, "of": 0}  # what the worker has reported
@@ -183,7 +179,8 @@ def _execute(job: Job, stop: threading.Event, cell_started: Callable) -> Outcome
     with (
         log.open("w") as out,
         subprocess.Popen(
-            command, stdout=out, stderr=out, env={**os.environ, **settings},
+            [sys.executable, "-m", "nas_core.workbook.runner", *words],
+            stdout=out, stderr=out, env={**os.environ, **settings},
             stdin=subprocess.PIPE,  # closes when this process ends, and then the worker ends
             start_new_session=True,  # Ctrl-C reaches this process only, which ends the worker
         ) as worker,
@@ -217,9 +214,9 @@ def _execute(job: Job, stop: threading.Event, cell_started: Callable) -> Outcome
         verdict, message = "FAILED", f"cell {seen['cell']}: {seen['error']}"
     else:
         verdict, message = "passed", ""
-    minutes, cells = round((time.monotonic() - began) / 60, 3), f"{seen['cell']}/{seen['of']}"
-    measured = minutes, round(peak / 2**20, 1), cells, message
-    outcome = Outcome(job.chapter.name, job.profile, verdict, *measured)
+    measured = round((time.monotonic() - began) / 60, 3), round(peak / 2**20, 1)
+    cells = f"{seen['cell']}/{seen['of']}"
+    outcome = Outcome(job.chapter.name, job.profile, verdict, *measured, cells, message)
     if outcome.good:
         write_atomic(job.record, json.dumps({"key": key, "outcome": asdict(outcome)}))
     return outcome
@@ -304,25 +301,24 @@ def _parameterized(job: Job) -> Any:
 
 def write_into_book(job: Job, outcome: Outcome) -> None:
     """Put an execution into the committed notebook; a breach of its rules makes it FAILED."""
-    if outcome.good:
-        try:
+    try:
+        if outcome.good:
             nb = notebooks.finished(notebooks.read(job.output), job.chapter.name)
             notebooks.write(nb, job.chapter.path)
             outcome.message = "written"
-        except BookError as error:
-            outcome.verdict, outcome.message = "FAILED", str(error)
+    except BookError as error:
+        outcome.verdict, outcome.message = "FAILED", str(error)
 
 
 def summary(outcomes: Sequence[Outcome], folder: Path) -> str:
     """The table at the end of a run, in Markdown; also written into `folder` as `summary.md`."""
-    names = ("chapter", "profile", "verdict", "minutes", "peak MB", "cells", "message")
-    rows: list[tuple[str, ...]] = [names]
+    rows: list[Any] = [("chapter", "profile", "verdict", "minutes", "peak MB", "cells", "message")]
     for o in outcomes:
         numbers = f"{o.minutes:.2f}", f"{o.peak_mb:.0f}", o.cells
         message = o.message.replace("|", "/").split("\n")[0][:100]
         rows.append((o.chapter, o.profile, o.verdict, *numbers, message))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, tuple("-" * width for width in widths))
+    rows.insert(1, ["-" * width for width in widths])
     lines = [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows]
     passed, minutes = sum(o.good for o in outcomes), sum(o.minutes for o in outcomes)
     lines += ["", f"{passed} of {len(outcomes)} passed, {minutes:.1f} minutes"]

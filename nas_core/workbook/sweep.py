@@ -36,10 +36,7 @@ def strategy_trial(
 def budgeted_trial(
     chapter: str, profile: str, seed: int, budget: float | None = None, **changes: Any
 ) -> dict[str, Any]:
-    """Chapter 03: a budgeted search. `budget` is a share of the full cost.
-
-    `changes` are fields of `BudgetConfig`, such as `lam`, or settings of the chapter.
-    """
+    """Chapter 03: a budgeted search. `budget` is a share of the full cost."""
     from nas_core.search import BudgetConfig
     from nas_core.search.trial import Setup, search_trial
     from nas_core.training import one_thread
@@ -60,16 +57,6 @@ def budgeted_trial(
 TRIALS: dict[int, Callable[..., dict[str, Any]]] = {1: strategy_trial, 3: budgeted_trial}
 
 
-def axes_of(number: int, profile: dict[str, Any]) -> set[str]:
-    """Names that a grid of this chapter may vary."""
-    if number == 1:
-        return {"strategy", "trainings", "budget"}
-    from nas_core.search import BudgetConfig
-
-    names = {"device", "budget", *profile, *(f.name for f in fields(BudgetConfig))}
-    return names - {"seed", "seeds", "shares"}
-
-
 def run_sweep(book: Book, args: argparse.Namespace) -> int:
     """Run the command with its arguments; returns the exit code."""
     chapter = book.find(args.chapter)
@@ -82,7 +69,12 @@ def run_sweep(book: Book, args: argparse.Namespace) -> int:
         raise BookError(f"--seeds {args.seeds}; at least 1 is needed")
     if len(axes) < len(pairs):
         raise BookError(f"--grid names one thing twice: {' '.join(args.grid)}")
-    allowed = axes_of(number, settings)
+    allowed = {"strategy", "trainings", "budget"}
+    if number == 3:
+        from nas_core.search import BudgetConfig
+
+        names = {"device", "budget", *settings, *(f.name for f in fields(BudgetConfig))}
+        allowed = names - {"seed", "seeds", "shares"}
     if args.gpus:
         if "device" not in allowed:
             raise BookError(f"chapter {number:02d} computes on CPUs; drop --gpus")
@@ -93,9 +85,8 @@ def run_sweep(book: Book, args: argparse.Namespace) -> int:
 
     fixed, seeds = {"chapter": [chapter.name], "profile": [args.profile]}, list(range(args.seeds))
     mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    files = args.out or book.root / "build" / "sweeps"
-    files.mkdir(parents=True, exist_ok=True)
-    files /= f"{number:02d}-{args.profile}-{mark}"
+    (folder := args.out or book.root / "build" / "sweeps").mkdir(parents=True, exist_ok=True)
+    files = folder / f"{number:02d}-{args.profile}-{mark}"
     how = {k: getattr(args, k) for k in ("engine", "workers", "retries", "gpus", "address")}
     store = args.store or f"{files}.sqlite"
     table = sweep(TRIALS[number], grid(**fixed, **axes, seed=seeds), store=store, **how)
@@ -136,13 +127,11 @@ def report(done, axes: list[str], picture: Path, title: str) -> None:
     print(means.to_string(index=False, float_format=lambda v: f"{v:.4g}"))
     means["name"] = [" ".join(f"{a}={row[a]}" for a in axes) for row in means.to_dict("records")]
     means["error"] = groups["val_accuracy"].std().fillna(0).to_numpy()
-    words = {"xlabel": "multiply-adds", "ylabel": "validation accuracy, ± over seeds"}
     figure = Figure(figsize=(8, 4), layout="constrained")
-    ax = figure.subplots()
-    group = "name" if 1 < len(means) <= 7 else None
-    plot_pareto(
-        means, "macs", "val_accuracy", ax=ax, group=group, error="error", title=title, **words
-    )
+    ax, group = figure.subplots(), "name" if 1 < len(means) <= 7 else None
+    words = {"xlabel": "multiply-adds", "ylabel": "validation accuracy, ± over seeds"}
+    words |= {"title": title, "error": "error"}
+    plot_pareto(means, "macs", "val_accuracy", ax=ax, group=group, **words)
     if legend := ax.get_legend():  # beside the axes, where it hides no error bar
         legend.remove()
         figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8)

@@ -72,6 +72,7 @@ def chromium() -> Iterator[Any]:
 def new_page(browser: Any) -> Any:
     """A page that gathers console errors, uncaught errors and the addresses it asks for."""
     page = browser.new_page(viewport={"width": 1180, "height": 900})
+    page.set_default_timeout(600_000)  # milliseconds, for what never comes
     page.problems, page.requests = [], []
     page.on("pageerror", lambda error: page.problems.append(str(error)))
     page.on("console", lambda m: m.type == "error" and page.problems.append(m.text))
