@@ -14,8 +14,9 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +27,112 @@ from torch import Tensor, nn
 
 from nas_core.files import write_atomic
 from nas_core.search import grid, sweep
-from nas_core.search.cell_batch import (
-    DIGIT_CELLS,
-    CellBatch,
-    CellTraining,
-    initial_network,
-    table_data,
-    train_cells,
-)
+from nas_core.search.cell_batch import DIGIT_CELLS, CellBatch, table_data
 from nas_core.spaces.cells import Cell
-from nas_core.training import descend, one_thread, time_call, versions
+from nas_core.supernet import SuperNetwork
+from nas_core.training import (
+    TensorData,
+    descend,
+    make_optimizer,
+    one_thread,
+    time_call,
+    train_epoch,
+    versions,
+)
 
 SEEDS = (0, 1, 2)
-TRAINING = CellTraining()
 # Cells are written with the numbers of NAS-Bench-201's operations, whose 0 is "none".
 DIGITS = {str(n): op for n, op in enumerate(DIGIT_CELLS.ops, start=1)}
+
+
+@dataclass(frozen=True)
+class CellTraining:
+    """How every cell of the table is trained, alone or in a batch."""
+
+    epochs: int = 4
+    report: tuple[int, ...] = (1, 2, 4)  # epochs after which the networks are evaluated
+    batch_size: int = 16
+    lr: float = 0.15  # SGD with Nesterov momentum; cosine to zero over all steps
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+    def optimizer(self, parameters) -> torch.optim.Optimizer:
+        return make_optimizer(
+            parameters, lr=self.lr, momentum=self.momentum, nesterov=True,
+            weight_decay=self.weight_decay,
+        )  # fmt: skip
+
+
+def train_cells(
+    net: nn.Module,
+    train: TensorData,
+    held_out: Mapping[str, TensorData],
+    config: CellTraining,
+    *,
+    seed: int,
+) -> dict[str, Tensor]:
+    """Train a `CellBatch` of K cells, or one plain network (K = 1).
+
+    Returns:
+        For each name of `held_out` the number of right answers, int64 `[K, len(report)]`.
+
+    Raises:
+        FloatingPointError: when a loss is not finite.
+    """
+    optimizer = config.optimizer(net.parameters())
+    steps = config.epochs * (len(train) // config.batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    right: dict[str, list[Tensor]] = {name: [] for name in held_out}
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        logits = _logits(net, x)
+        # Sum over cells: the gradient of a cell does not depend on the other cells.
+        each = y.repeat_interleave(logits.shape[1])  # [B·K]
+        return F.cross_entropy(logits.flatten(0, 1), each, reduction="sum") / len(y)
+
+    for epoch in range(config.epochs):
+        net.train()
+        batches = train.batches(config.batch_size, seed=seed, epoch=epoch, drop_last=True)
+        mean = train_epoch(batches, loss, optimizer, schedule=schedule)
+        if not mean < float("inf"):
+            raise FloatingPointError(f"the loss is {mean} in epoch {epoch}")
+        if epoch + 1 in config.report:
+            for name, part in held_out.items():
+                right[name].append(count_right(net, part))
+    return {name: torch.stack(counts, 1) for name, counts in right.items()}
+
+
+def _logits(net: nn.Module, x: Tensor) -> Tensor:
+    logits = net(x)
+    return logits if logits.dim() == 3 else logits.unsqueeze(1)  # [B, K, classes]
+
+
+@torch.no_grad()
+def count_right(net: nn.Module, data: TensorData, batch_size: int = 128) -> Tensor:
+    """Right answers of every network of a batch, int64 `[K]` (of a plain network: `[1]`)."""
+    net.eval()
+    total: Tensor | int = 0
+    for x, y in data.batches(batch_size, seed=0, shuffle=False):
+        total = total + (_logits(net, x).argmax(2) == y[:, None]).sum(0)
+    return torch.as_tensor(total)
+
+
+@cache
+def initial_network(seed: int) -> SuperNetwork:
+    """The weights that every cell of this seed starts from: common random numbers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return DIGIT_CELLS.network()
+
+
+def train_alone(cell: Cell, seed: int) -> dict[str, Tensor]:
+    """One cell as a plain module, by the recipe of the table, to check the table."""
+    supernet = initial_network(seed)
+    net = DIGIT_CELLS.architecture(supernet, cell).extract(supernet)
+    return train_cells(net, *table_data(), CellTraining(), seed=seed)
+
+
+TRAINING = CellTraining()
 
 
 def text(cell: Sequence[int]) -> str:

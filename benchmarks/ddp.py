@@ -26,7 +26,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nas_core import data, spaces
 from nas_core.search.run import Run
-from nas_core.search.trial import SPACES
 from nas_core.training import (
     LoopResult,
     Splits,
@@ -65,7 +64,7 @@ def searched(
 ) -> tuple[nn.Module, data.Dataset, TrainConfig]:
     """A job: the architecture of a saved `Run` of this space, with new weights."""
     images = data.load(dataset, device=str(device))
-    net = SPACES[space](
+    net = getattr(spaces, space)(
         **(space_args or {}), num_classes=len(images.classes), input_shape=images.input_shape
     )
     return Run.load(run).architecture.extract(net), images, TrainConfig(**config)

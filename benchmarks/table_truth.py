@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_core.search import CellTable, sweep
-from nas_core.search.cell_batch import DIGIT_CELLS, CellTraining, table_data
+from nas_core.search.cell_batch import DIGIT_CELLS, table_data
 from nas_core.spaces.cells import Cell
 from nas_core.training import derived_seeds, describe_device, one_thread, pick_device
 from nas_core.workbook.results import record_result
@@ -413,7 +413,7 @@ def rivals(share: float, seed: int) -> list[dict[str, Any]]:
     spending = np.flatnonzero((macs <= budget) & (macs >= SPENT * budget))
     seen = table().accuracies(split="val", seed=seed % table().seeds)
     early = table().accuracies(split="val", epochs=1, seed=seed % table().seeds)
-    trainings = Settings().epochs // CellTraining().epochs
+    trainings = Settings().epochs // table().provenance["training"]["epochs"]
     found = {
         "one random affordable cell": rng.choice(affordable),
         "largest affordable": rng.choice(np.flatnonzero(macs == macs[affordable].max())),

@@ -10,40 +10,28 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from nas_core import training
 from nas_core.costs import AdditiveCost, Cost, Latency, price
 from nas_core.search.reinforce import overspend, policy_loss
 from nas_core.search.run import Run, SearchWarning
 from nas_core.search.space_profile import SpaceProfile, profile_space
 from nas_core.supernet import Architecture, BernoulliSampler, ChoiceSampler, Graph, SuperNetwork
-from nas_core.training import (
-    History,
-    Splits,
-    check_optimizer,
-    derived_seeds,
-    descend,
-    evaluate,
-    fingerprint,
-    make_optimizer,
-    run_epochs,
-    set_lr,
-    step_lr,
-    versions,
-)
+from nas_core.supernet.samplers import Sample
 
 
 @dataclass(frozen=True)
 class BudgetConfig:
     """Hyper-parameters of a budgeted search.
 
-    Those of θ are the thesis' (section 3.5.2). Those of Γ are ours. The authors' released code
-    takes plain SGD steps of rate 1e-3 on a loss *summed* over a batch of 64, which is a rate of
-    .064 on our mean, and chooses λ and the budget on validation data.
+    Those of θ are the thesis' (section 3.5.2), those of Γ are ours. The authors' code takes SGD
+    steps of rate 1e-3 on a loss *summed* over a batch of 64, a rate of .064 on our mean.
     """
 
     epochs: int = 300  # in all, warm-up included
@@ -71,15 +59,14 @@ class BudgetConfig:
             ("gamma_lr", 0 <= self.gamma_lr < math.inf, "at least 0"),
             ("entropy_weight", math.isfinite(self.entropy_weight), "finite"),
         ):
-            if not allowed:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be {needed}")
-        check_optimizer("sgd", self.lr, self.momentum, self.weight_decay)
-        check_optimizer("sgd", 1.0, self.gamma_momentum, 0.0)
+            training.require(allowed, name, getattr(self, name), needed)
+        training.check_optimizer("sgd", self.lr, self.momentum, self.weight_decay)
+        training.check_optimizer("sgd", 1.0, self.gamma_momentum, 0.0)
         self.lr_at(0)
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of θ in an epoch: divided by 10 at every milestone passed."""
-        return step_lr(self.lr, epoch, self.milestones)
+        return training.step_lr(self.lr, epoch, self.milestones)
 
 
 def per_example_loss(output: Tensor, target: Tensor) -> Tensor:
@@ -89,16 +76,10 @@ def per_example_loss(output: Tensor, target: Tensor) -> Tensor:
 
 
 def budgeted(
-    supernet: SuperNetwork,
-    sampler: BernoulliSampler | ChoiceSampler,
-    cost: Cost,
-    budget: float,
-    data: Splits,
-    config: BudgetConfig,
-    *,
-    checkpoint: str | Path | None = None,
-    progress: bool | str = True,
-) -> Run:
+    supernet: SuperNetwork, sampler: BernoulliSampler | ChoiceSampler, cost: Cost, budget: float,
+    data: training.Splits, config: BudgetConfig, *,
+    checkpoint: str | Path | None = None, progress: bool | str = True,
+) -> Run:  # fmt: skip
     """Search an architecture whose cost stays within the budget.
 
     Args:
@@ -115,8 +96,7 @@ def budgeted(
         SearchWarning: when the result should not be trusted, and why; see `Run.diagnosis`.
 
     Raises:
-        ValueError: when even the cheapest architecture costs more than the budget, or when the
-            checkpoint belongs to another search.
+        ValueError: when even the cheapest architecture costs more than the budget.
         NonFiniteLoss: when the loss is no longer finite; the last good checkpoint is kept.
     """
     graph = supernet.graph
@@ -127,67 +107,60 @@ def budgeted(
         raise ValueError("there are no training examples")
     space = _checked_budget(supernet, cost, budget, config.seed)
     device = data.train.device
-    on_gpu = device.type == "cuda" and config.amp
-    layout = torch.channels_last if on_gpu else torch.preserve_format
-    supernet.to(device)
-    if on_gpu:
-        supernet.to(memory_format=torch.channels_last)
-    decay = config.weight_decay
-    theta = make_optimizer(
-        supernet.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=decay
-    )
-    gamma = torch.optim.SGD(
-        sampler.parameters(), lr=config.gamma_lr, momentum=config.gamma_momentum
-    )
-    trace = History()  # probabilities of the edges after every epoch
+    fast = device.type == "cuda" and config.amp
+    outputs = training.on_device(supernet, device, amp=fast, channels_last=fast)
+    theta = training.make_optimizer(
+        supernet.parameters(), lr=config.lr, momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )  # fmt: skip
+    gamma_lr, momentum = config.gamma_lr, config.gamma_momentum
+    gamma = torch.optim.SGD(sampler.parameters(), lr=gamma_lr, momentum=momentum)
+    trace = training.History()  # probabilities of the edges after every epoch
     everything = torch.ones(len(graph), dtype=torch.bool)
 
-    def losses_of(x: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
-        """Δ of every example `[B]`, each computed by its own architecture `mask` `[B, E]`."""
-        x = x.to(memory_format=layout) if x.dim() == 4 else x
-        with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
-            return per_example_loss(supernet(x, mask), y)
+    def update_gamma(sample: Sample, losses: Tensor, costs: Tensor) -> None:
+        """One step of eq. 3.25: the batch mean is the baseline of D, the objective of eq. 3.14."""
+        # The one point of a step at which the host waits for the device.
+        objective = losses.detach().to("cpu", torch.float64)  # Δ, [B]
+        objective = objective + config.lam * overspend(costs, budget, space.scale)  # D, [B]
+        policy = policy_loss(sample.log_prob, objective, objective.mean())
+        training.descend(policy - config.entropy_weight * sample.entropy.mean(), gamma)
+        if config.max_logit is not None:  # an edge whose γ is 0 is never tried again
+            with torch.no_grad():
+                sampler.logits.clamp_(-config.max_logit, config.max_logit)
 
     def one_epoch(epoch: int) -> dict:
         warm = epoch < config.warmup_epochs
         if epoch == config.warmup_epochs:
             sampler.reset()
-        set_lr(theta, config.lr_at(epoch))
+        training.set_lr(theta, config.lr_at(epoch))
         # Drawn from (seed, epoch), so that resuming needs no state of a generator.
-        generator = torch.Generator().manual_seed(derived_seeds(config.seed, epoch, 1)[0])
+        generator = torch.Generator().manual_seed(training.derived_seeds(config.seed, epoch, 1)[0])
         supernet.train()
         loss_sum: Tensor | float = 0.0  # stays on the device
-        cost_sum = violation_sum = 0.0
-        steps = 0
+        cost_sum, violation_sum, steps = 0.0, 0.0, 0
         for x, y in data.train.batches(config.batch_size, seed=config.seed, epoch=epoch):
             steps += 1
             if warm and not config.warmup_sampled:
-                losses = losses_of(x, y, None)
+                losses = per_example_loss(outputs(x), y)  # [B], of the whole network
                 cost_sum += space.full
             else:
                 sample = sampler.sample(len(x), generator)
                 mask = graph.reachable(sample.mask)  # [B, E]: dead ends cost and do nothing
                 costs = price(cost, mask)  # [B]
-                losses = losses_of(x, y, mask)  # [B]
+                losses = per_example_loss(outputs(x, mask), y)  # [B], each of its architecture
                 cost_sum += costs.mean().item()
             if not warm:
-                # D of eq. 3.14. The one point of a step at which the host waits for the device.
-                objective = losses.detach().to("cpu", torch.float64)
-                objective = objective + config.lam * overspend(costs, budget, space.scale)
-                policy = policy_loss(sample.log_prob, objective, objective.mean())
-                descend(policy - config.entropy_weight * sample.entropy.mean(), gamma)
-                if config.max_logit is not None:  # an edge whose γ is 0 is never tried again
-                    with torch.no_grad():
-                        sampler.logits.clamp_(-config.max_logit, config.max_logit)
+                update_gamma(sample, losses, costs)
                 violation_sum += (costs > budget).double().mean().item()
-            descend(losses.mean(), theta)
+            training.descend(losses.mean(), theta)
             loss_sum = loss_sum + losses.detach().mean()
         # Validation runs what would be delivered now: the most probable architecture.
         mode = everything if warm else sampler.mode()
         probabilities = everything.float() if warm else sampler.probabilities().cpu()
         trace.append({"gamma": probabilities.tolist()})
         supernet.eval()
-        validation = evaluate(lambda x: supernet(x, mask=mode), data.val)
+        validation = training.evaluate(partial(supernet, mask=mode), data.val)
         return {
             "phase": "warm-up" if warm else "search",
             "loss": float(loss_sum) / steps,
@@ -201,21 +174,14 @@ def budgeted(
 
     identity = asdict(config) | {"budget": float(budget)}
     if checkpoint is not None:
-        identity |= {
-            "space": graph.fingerprint,
-            "sampler": _describe_sampler(sampler),
-            "cost": describe_cost(cost, graph),
-            "train data": data.train.fingerprint(),
-            "val data": data.val.fingerprint(),
-        }
-    loop = run_epochs(
-        one_epoch,
-        config.epochs,
-        state=dict(supernet=supernet, sampler=sampler, theta=theta, gamma=gamma, trace=trace),
-        checkpoint=checkpoint,
-        progress=progress,
+        about = {"sampler": _describe_sampler(sampler), "cost": describe_cost(cost, graph)}
+        sets = {"train data": data.train.fingerprint(), "val data": data.val.fingerprint()}
+        identity |= {"space": graph.fingerprint, **about, **sets}
+    parts = dict(supernet=supernet, sampler=sampler, theta=theta, gamma=gamma, trace=trace)
+    loop = training.run_epochs(
+        one_epoch, config.epochs, state=parts, checkpoint=checkpoint, progress=progress,
         config=identity,
-    )
+    )  # fmt: skip
     architecture = Architecture.from_mask(graph, sampler.mode())
     run = Run(
         graph=graph,
@@ -229,7 +195,7 @@ def budgeted(
         cost_unit=getattr(cost, "unit", ""),
         config=asdict(config),
         seed=config.seed,
-        versions=versions(),
+        versions=training.versions(),
         interrupted=loop.interrupted,
     )
     if progress and not run.interrupted:
@@ -247,13 +213,13 @@ def describe_cost(cost: Cost, graph: Graph) -> str:
     name = getattr(cost, "name", getattr(cost, "__qualname__", type(cost).__name__))
     words = f"{name} ({type(cost).__name__}) in {getattr(cost, 'unit', '') or 'units'}"
     if isinstance(cost, AdditiveCost):
-        return f"{words}, prices {fingerprint(cost.per_edge)}"
+        return f"{words}, prices {training.fingerprint(cost.per_edge)}"
     if isinstance(cost, Latency):
         return words
     masks = BernoulliSampler(graph, logit=0.0).sample(8, torch.Generator().manual_seed(0)).mask
     values = price(cost, graph.reachable(masks))
     stable = torch.equal(values, price(cost, graph.reachable(masks)))
-    return f"{words}, values {fingerprint(values)}" if stable else f"{words}, stochastic"
+    return f"{words}, values {training.fingerprint(values)}" if stable else f"{words}, stochastic"
 
 
 def _describe_sampler(sampler: BernoulliSampler | ChoiceSampler) -> str:
@@ -265,8 +231,7 @@ def _describe_sampler(sampler: BernoulliSampler | ChoiceSampler) -> str:
 
 def _checked_budget(supernet: SuperNetwork, cost: Cost, budget: float, seed: int) -> SpaceProfile:
     """Profile of the space; refuses a budget that provably no architecture can meet."""
-    if not math.isfinite(budget):
-        raise ValueError(f"budget is {budget}; it must be a finite number")
+    training.require(math.isfinite(budget), "budget", budget, "a finite number")
     profile = profile_space(supernet.graph, cost, seed=seed)
     unit = getattr(cost, "unit", "")
     if profile.satisfiable(budget) is False:

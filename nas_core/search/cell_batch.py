@@ -5,13 +5,12 @@ value of a node is `[B, K·C, H, W]`, the convolutions of all cells into a node 
 convolution, and every cell computes only the operation it has on an edge. The arithmetic is that
 of the cells extracted from `CellSpace.network()`; the tests compare the two step by step.
 
-The end of the file says how the book's own table was trained.
+`benchmarks/cell_table.py` trains the book's own table so; the end of this file holds its data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from nas_core import data
 from nas_core.spaces.cells import OPERATIONS, Cell, CellSpace
 from nas_core.supernet import SuperNetwork
-from nas_core.training import TensorData, make_optimizer, train_epoch
+from nas_core.training import TensorData
 
 
 class CellBatch(nn.Module):
@@ -40,10 +39,8 @@ class CellBatch(nn.Module):
         k = len(self.cells)
         named = [[space.ops[op] for op in space.check(cell)] for cell in self.cells]
         if not space.rectified or any("none" in ops for ops in named):
-            raise ValueError(
-                "cells trained side by side need an operation on every edge and rectified nodes: "
-                f"{space}, {self.cells[0]}"
-            )
+            needed = "an operation on every edge and rectified nodes"
+            raise ValueError(f"cells trained side by side need {needed}: {space}, {self.cells[0]}")
         names = [edge.name for edge in supernet.graph.edges]
         modules = dict(zip(names, supernet.edge_modules, strict=True))
         self.stem = _Convolution([modules["stem"]] * k, groups=1, stride=2)
@@ -51,9 +48,9 @@ class CellBatch(nn.Module):
         self.weight = nn.Parameter(linear.weight.detach().repeat(k, 1, 1))  # [K, classes, C]
         self.bias = nn.Parameter(linear.bias.detach().repeat(k, 1))  # [K, classes]
         self.edges = nn.ModuleList()
-        for e, (i, j) in enumerate(space.edges):
+        for chosen, (i, j) in zip(zip(*named, strict=True), space.edges, strict=True):
             candidates = {op: modules[f"{i}→{j} {op}"] for op in space.ops}
-            self.edges.append(_EdgeOperations([ops[e] for ops in named], candidates))
+            self.edges.append(_EdgeOperations(chosen, candidates))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits `[B, K, classes]` of all cells on one batch `[B, 1, H, W]`."""
@@ -145,78 +142,6 @@ class _Convolution(nn.Module):
 DIGIT_CELLS = CellSpace(ops=tuple(OPERATIONS))  # an operation on every edge: 4,096 cells
 
 
-@dataclass(frozen=True)
-class CellTraining:
-    """How every cell of the table is trained, alone or in a batch."""
-
-    epochs: int = 4
-    report: tuple[int, ...] = (1, 2, 4)  # epochs after which the networks are evaluated
-    batch_size: int = 16
-    lr: float = 0.15  # SGD with Nesterov momentum; cosine to zero over all steps
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-
-    def optimizer(self, parameters) -> torch.optim.Optimizer:
-        return make_optimizer(
-            parameters, lr=self.lr, momentum=self.momentum, nesterov=True,
-            weight_decay=self.weight_decay,
-        )  # fmt: skip
-
-
-def train_cells(
-    net: nn.Module,
-    train: TensorData,
-    held_out: Mapping[str, TensorData],
-    config: CellTraining,
-    *,
-    seed: int,
-) -> dict[str, Tensor]:
-    """Train a `CellBatch` of K cells, or one plain network (K = 1).
-
-    Returns:
-        For each name of `held_out` the number of right answers, int64 `[K, len(report)]`.
-
-    Raises:
-        FloatingPointError: when a loss is not finite.
-    """
-    optimizer = config.optimizer(net.parameters())
-    steps = config.epochs * (len(train) // config.batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    right: dict[str, list[Tensor]] = {name: [] for name in held_out}
-
-    def loss(x: Tensor, y: Tensor) -> Tensor:
-        logits = _logits(net, x)
-        # Sum over cells: the gradient of a cell does not depend on the other cells.
-        each = y.repeat_interleave(logits.shape[1])  # [B·K]
-        return F.cross_entropy(logits.flatten(0, 1), each, reduction="sum") / len(y)
-
-    for epoch in range(config.epochs):
-        net.train()
-        batches = train.batches(config.batch_size, seed=seed, epoch=epoch, drop_last=True)
-        mean = train_epoch(batches, loss, optimizer, schedule=schedule)
-        if not mean < float("inf"):
-            raise FloatingPointError(f"the loss is {mean} in epoch {epoch}")
-        if epoch + 1 in config.report:
-            for name, part in held_out.items():
-                right[name].append(count_right(net, part))
-    return {name: torch.stack(counts, 1) for name, counts in right.items()}
-
-
-def _logits(net: nn.Module, x: Tensor) -> Tensor:
-    logits = net(x)
-    return logits if logits.dim() == 3 else logits.unsqueeze(1)  # [B, K, classes]
-
-
-@torch.no_grad()
-def count_right(net: nn.Module, data: TensorData, batch_size: int = 128) -> Tensor:
-    """Right answers of every network of a batch, int64 `[K]` (of a plain network: `[1]`)."""
-    net.eval()
-    total: Tensor | int = 0
-    for x, y in data.batches(batch_size, seed=0, shuffle=False):
-        total = total + (_logits(net, x).argmax(2) == y[:, None]).sum(0)
-    return torch.as_tensor(total)
-
-
 @cache
 def table_data() -> tuple[TensorData, dict[str, TensorData]]:
     """640 digits to train on, 797 to validate, 360 to test (the registry's test set)."""
@@ -225,18 +150,3 @@ def table_data() -> tuple[TensorData, dict[str, TensorData]]:
     x, y = torch.cat([everything.x[640:], val.x]), torch.cat([everything.y[640:], val.y])
     rest = TensorData(x, y, None, everything.normalise)
     return everything.subset(range(640)), {"val": rest, "test": digits.test}
-
-
-@cache
-def initial_network(seed: int) -> SuperNetwork:
-    """The weights that every cell of this seed starts from: common random numbers."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return DIGIT_CELLS.network()
-
-
-def train_alone(cell: Cell, seed: int) -> dict[str, Tensor]:
-    """One cell as a plain module, by the recipe of the table, to check the table."""
-    supernet = initial_network(seed)
-    net = DIGIT_CELLS.architecture(supernet, cell).extract(supernet)
-    return train_cells(net, *table_data(), CellTraining(), seed=seed)

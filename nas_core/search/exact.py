@@ -1,21 +1,25 @@
-"""Enumeration: what REINFORCE estimates, computed without sampling on small spaces."""
+"""REINFORCE on a fixed objective, and by enumeration what it estimates, on small spaces."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from nas_core.search.reinforce import policy_loss
 from nas_core.search.space_profile import all_masks
 from nas_core.supernet import BernoulliSampler, ChoiceSampler, Graph
+from nas_core.training import descend, make_optimizer, require
 
+Sampler = BernoulliSampler | ChoiceSampler
 Objective = Callable[[Tensor], Tensor]
 """D(H): from connectivity-aware masks `[B, E]` to `[B]`, to be minimised."""
 
 
-def distribution(sampler: BernoulliSampler | ChoiceSampler) -> tuple[Tensor, Tensor]:
+def distribution(sampler: Sampler) -> tuple[Tensor, Tensor]:
     """Every architecture a sampler can draw, bool `[S, E]`, and its probability `[S]`.
 
     The probabilities are differentiable and sum to one. For spaces of at most 20 edges.
@@ -33,19 +37,18 @@ def tabulate(graph: Graph, objective: Objective) -> Objective:
     return lambda mask: values[mask.long() @ place]
 
 
-def expected_objective(sampler: BernoulliSampler | ChoiceSampler, objective: Objective) -> Tensor:
+def expected_objective(sampler: Sampler, objective: Objective) -> Tensor:
     """E_{H ~ Γ} D(H) as a sum over all architectures (eq. 12 of the supplement), differentiable."""
     masks, probabilities = distribution(sampler)
     return (probabilities * objective(masks).to(probabilities)).sum()
 
 
-def exact_gradient(sampler: BernoulliSampler | ChoiceSampler, objective: Objective) -> Tensor:
+def exact_gradient(sampler: Sampler, objective: Objective) -> Tensor:
     """∇_Γ̂ E_{H ~ Γ} D(H), `[E]`, by enumeration and autograd."""
-    (gradient,) = torch.autograd.grad(expected_objective(sampler, objective), sampler.logits)
-    return gradient
+    return torch.autograd.grad(expected_objective(sampler, objective), sampler.logits)[0]
 
 
-def scores(sampler: BernoulliSampler | ChoiceSampler) -> tuple[Tensor, Tensor, Tensor]:
+def scores(sampler: Sampler) -> tuple[Tensor, Tensor, Tensor]:
     """Every architecture `[S, E]`, its probability `[S]` and its score ∇_Γ̂ log P(H | Γ) `[S, E]`.
 
     The scores are what REINFORCE weighs with the advantage; their expectation is zero.
@@ -69,8 +72,7 @@ def estimator_variance(
         baseline: the constant b; the mean of S independent samples divides the variance by S.
     """
     estimate = (values - baseline).unsqueeze(1) * score
-    mean = probabilities @ estimate
-    return probabilities @ (estimate - mean).square().sum(1)
+    return probabilities @ (estimate - probabilities @ estimate).square().sum(1)
 
 
 def baseline_of(values: Tensor, baseline: str) -> Tensor | float:
@@ -79,40 +81,73 @@ def baseline_of(values: Tensor, baseline: str) -> Tensor | float:
     "mean" contains the sample it is used for, which shrinks the estimate by (B − 1) / B; "others"
     does not, and is unbiased.
     """
-    if baseline == "none":
-        return 0.0
-    if baseline == "mean":
-        return values.mean()
+    if baseline not in ("none", "mean", "others"):
+        raise ValueError(f"baseline {baseline!r} is unknown; use 'none', 'mean' or 'others'")
     if baseline == "others":
         if len(values) < 2:
             raise ValueError("baseline 'others' needs at least 2 samples")
         return (values.sum() - values) / (len(values) - 1)
-    raise ValueError(f"baseline {baseline!r} is unknown; use 'none', 'mean' or 'others'")
+    return values.mean() if baseline == "mean" else 0.0
 
 
 def sampled_gradients(
-    sampler: BernoulliSampler | ChoiceSampler,
-    objective: Objective,
-    *,
-    samples: int,
-    repeats: int,
-    baseline: str = "mean",
-    generator: torch.Generator | None = None,
-) -> Tensor:
+    sampler: Sampler, objective: Objective, *, samples: int, repeats: int,
+    baseline: str = "mean", generator: torch.Generator | None = None,
+) -> Tensor:  # fmt: skip
     """Independent REINFORCE estimates of the same gradient, `[repeats, E]`.
 
     Args:
         samples: architectures drawn for one estimate.
-        repeats: number of estimates; their spread is the variance of the method.
         baseline: name of D̃, see `baseline_of`.
     """
-    estimates = []
-    for _ in range(repeats):
-        sample = sampler.sample(samples, generator)
-        values = objective(sample.mask)
-        loss = policy_loss(sample.log_prob, values, baseline_of(values, baseline))
-        estimates.append(torch.autograd.grad(loss, sampler.logits)[0])
-    return torch.stack(estimates)
+    how = (sampler, objective, samples, baseline, generator)
+    logits = sampler.logits
+    return torch.stack(
+        [torch.autograd.grad(_sampled_loss(*how)[0], logits)[0] for _ in range(repeats)]
+    )
+
+
+def _sampled_loss(
+    sampler: Sampler, objective: Objective, samples: int, baseline: str,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The loss of one REINFORCE step, and the mean objective of its samples."""
+    sample = sampler.sample(samples, generator)
+    values = objective(sample.mask)
+    return policy_loss(sample.log_prob, values, baseline_of(values, baseline)), values.mean()
+
+
+class Learned(NamedTuple):
+    """What `learn_distribution` recorded; row t is the state *before* step t, the last the end."""
+
+    history: pd.DataFrame  # step, objective (mean over the samples, or exact), entropy
+    probabilities: Tensor  # [steps + 1, E]
+    mask: Tensor  # bool [E], the deterministic architecture at the end
+
+
+def learn_distribution(
+    sampler: Sampler, objective: Objective, *, steps: int, samples: int | None, lr: float = 0.1,
+    baseline: str = "mean", generator: torch.Generator | None = None,
+) -> Learned:  # fmt: skip
+    """Lower E_{H ~ Γ} D(H) in the sampler's logits by Adam: `budgeted` without data and weights.
+
+    Args:
+        samples: architectures drawn per step; None follows the exact gradient of eq. 3.16
+            instead, for spaces of at most 20 edges.
+        baseline: name of D̃, see `baseline_of`.
+    """
+    require(steps >= 1, "steps", steps, "at least 1")
+    optimizer = make_optimizer(sampler.parameters(), "adam", lr=lr)
+    rows, trace = [], [sampler.probabilities()]
+    for step in range(steps):
+        if samples is None:
+            loss = mean = expected_objective(sampler, objective)
+        else:
+            loss, mean = _sampled_loss(sampler, objective, samples, baseline, generator)
+        rows.append({"step": step, "objective": mean.item(), "entropy": sampler.entropy().item()})
+        descend(loss, optimizer)
+        trace.append(sampler.probabilities())
+    return Learned(pd.DataFrame(rows), torch.stack(trace), sampler.mode())
 
 
 def exact_penalty(loss: Tensor, over: Tensor) -> float:

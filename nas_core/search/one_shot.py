@@ -27,18 +27,10 @@ class OneShot(NamedTuple):
 
 
 def differentiable_search(
-    space: CellSpace,
-    supernet: SuperNetwork,
-    train: TensorData,
-    *,
-    epochs: int,
-    kind: str = "darts",
-    batch_size: int = 64,
-    lr: float = 0.1,
-    alpha_lr: float = 0.02,
-    temperature: tuple[float, float] = (2.0, 0.3),
-    seed: int = 0,
-) -> OneShot:
+    space: CellSpace, supernet: SuperNetwork, train: TensorData, *, epochs: int,
+    kind: str = "darts", batch_size: int = 64, lr: float = 0.1, alpha_lr: float = 0.02,
+    temperature: tuple[float, float] = (2.0, 0.3), seed: int = 0,
+) -> OneShot:  # fmt: skip
     """First-order DARTS, or its Gumbel-softmax variant: α by Adam, weights by SGD, in turn.
 
     Half of `train` updates the weights, the other half α. At the end every edge keeps the
@@ -51,19 +43,15 @@ def differentiable_search(
     """
     if kind not in ("darts", "gumbel"):
         raise ValueError(f"kind {kind!r}; choose 'darts' or 'gumbel'")
-    if len(train) < 2 * batch_size:
-        raise ValueError(
-            f"{len(train)} examples; each half needs at least one batch of {batch_size}"
-        )
+    if (half := len(train) // 2) < batch_size:
+        raise ValueError(f"{len(train)} examples; each half needs one batch of {batch_size}")
     groups = space.groups(supernet)  # [edges, ops]
+    always = torch.ones(len(supernet.graph)).index_fill(0, groups.flatten(), 0)  # stem and head
     alpha = nn.Parameter(torch.zeros(groups.shape))
-    noise = torch.Generator().manual_seed(seed)
-    half = len(train) // 2
     parts = train.subset(range(half)), train.subset(range(half, len(train)))
     by_weights = make_optimizer(supernet.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
     by_alpha = make_optimizer([alpha], "adam", lr=alpha_lr)
-    always = torch.ones(len(supernet.graph)).index_fill(0, groups.flatten(), 0)  # stem and head
-    trace = []
+    noise, trace = torch.Generator().manual_seed(seed), []
 
     def edge_weights(tau: float) -> Tensor:
         """A weight per edge of the network, [E]; an edge of weight 0 is not computed."""
@@ -73,8 +61,8 @@ def differentiable_search(
         soft = ((alpha - (-uniform.log()).log()) / tau).softmax(1)
         drawn = soft.argmax(1, keepdim=True)
         hard = torch.zeros_like(soft).scatter(1, drawn, 1)
-        # The value of the one that was drawn, 1, with the gradient of the relaxed sample. Only it
-        # runs (as in GDAS, Dong & Yang 2019).
+        # Only the one that was drawn runs (as in GDAS, Dong & Yang 2019): its value is 1, its
+        # gradient that of the relaxed sample.
         chosen = (hard + soft - soft.detach()).gather(1, drawn)
         return always.index_add(0, groups.gather(1, drawn).flatten(), chosen.flatten())
 
@@ -96,15 +84,9 @@ def differentiable_search(
 
 
 def train_shared_weights(
-    space: CellSpace,
-    supernet: SuperNetwork,
-    train: TensorData,
-    *,
-    epochs: int,
-    batch_size: int = 32,
-    lr: float = 0.1,
-    seed: int = 0,
-) -> None:
+    space: CellSpace, supernet: SuperNetwork, train: TensorData, *, epochs: int,
+    batch_size: int = 32, lr: float = 0.1, seed: int = 0,
+) -> None:  # fmt: skip
     """Single-path one-shot: every step trains one uniformly drawn cell, in place."""
     groups = space.groups(supernet)  # [edges, ops]
     generator = torch.Generator().manual_seed(seed)
@@ -126,12 +108,9 @@ def train_shared_weights(
 
 @torch.no_grad()
 def shared_accuracies(
-    space: CellSpace,
-    supernet: SuperNetwork,
-    cells: Iterable[Cell],
-    train: TensorData,
+    space: CellSpace, supernet: SuperNetwork, cells: Iterable[Cell], train: TensorData,
     held_out: TensorData,
-) -> list[float]:
+) -> list[float]:  # fmt: skip
     """Accuracy of each cell with the shared weights, its batch norm re-estimated on `train`."""
     calibration = list(train.batches(128, seed=0, shuffle=False))
     architectures = [space.architecture(supernet, cell) for cell in cells]

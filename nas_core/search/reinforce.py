@@ -7,35 +7,27 @@ import math
 import torch
 from torch import Tensor
 
-from nas_core.training import MovingAverage
-
-__all__ = ["MovingAverage", "overspend", "policy_loss", "reward_to_go"]
-
 
 def policy_loss(log_prob: Tensor, objective: Tensor, baseline: Tensor | float) -> Tensor:
-    """Scalar whose gradient is the estimate of ∇ E[objective] with respect to the distribution.
+    """mean_b (D_b − D̃) log P(H_b): its gradient estimates ∇ E[D] for the distribution.
 
-    mean_b of (D_b − D̃) log P(H_b), so that minimising it makes cheap, accurate architectures
-    likely. The mean makes the learning rate of Γ independent of the batch size; the authors'
-    code sums.
+    Minimising it makes good architectures likely. The mean makes the learning rate of Γ
+    independent of the batch size; the authors' code sums.
 
     Args:
         log_prob: `[B]`, differentiable.
         objective: `[B]`, D of every sample, to be minimised; used as a constant.
-        baseline: D̃, a number or `[B]`; it must not depend on the sample it is used for more than
-            through an average.
+        baseline: D̃, a number or `[B]`; it may depend on its own sample only through an average.
     """
+    shapes = f"log_prob {list(log_prob.shape)} and objective {list(objective.shape)}"
     if log_prob.shape != objective.shape:
-        raise ValueError(
-            f"log_prob {list(log_prob.shape)} and objective {list(objective.shape)} must agree"
-        )
+        raise ValueError(f"{shapes} must agree")
     if isinstance(baseline, Tensor) and baseline.shape not in ((), objective.shape):
         raise ValueError(
             f"baseline {list(baseline.shape)} must be a number or have the shape of the "
             f"objective, {list(objective.shape)}"
         )
-    advantage = (objective - baseline).detach().to(log_prob)
-    return (advantage * log_prob).mean()
+    return ((objective - baseline).detach().to(log_prob) * log_prob).mean()
 
 
 def overspend(cost: Tensor, budget: float, scale: float) -> Tensor:
@@ -51,12 +43,8 @@ def overspend(cost: Tensor, budget: float, scale: float) -> Tensor:
 
 
 def reward_to_go(rewards: Tensor, discount: float) -> Tensor:
-    """Σ_{u ≥ t} discount^(u−t) r_u along dimension 1 of `[B, T]`.
-
-    Discount 0 credits every step with its own reward only, discount 1 with all that follow.
-    """
-    total = torch.zeros_like(rewards[:, 0])
-    out = []
+    """Σ_{u ≥ t} discount^(u−t) r_u along dimension 1 of `[B, T]`; discount 0 keeps the rewards."""
+    total, out = torch.zeros_like(rewards[:, 0]), []
     for t in reversed(range(rewards.shape[1])):
         total = rewards[:, t] + discount * total
         out.append(total)

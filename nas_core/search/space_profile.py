@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +13,7 @@ from nas_core.supernet import BernoulliSampler, ChoiceSampler, Graph
 _ENUMERABLE_EDGES = 14
 
 
-@dataclass(frozen=True)
-class SpaceProfile:
+class SpaceProfile(NamedTuple):
     """Costs and size of a search space."""
 
     cheapest: float  # cost of the cheapest architecture that was tried
@@ -34,19 +33,14 @@ class SpaceProfile:
 
 
 def profile_space(
-    graph: Graph,
-    cost: Cost,
-    sampler: BernoulliSampler | ChoiceSampler | None = None,
-    *,
-    samples: int = 256,
-    seed: int = 0,
-) -> SpaceProfile:
+    graph: Graph, cost: Cost, sampler: BernoulliSampler | ChoiceSampler | None = None, *,
+    samples: int = 256, seed: int = 0,
+) -> SpaceProfile:  # fmt: skip
     """Measure a space under a cost.
 
-    The cheapest architecture is exact for sums over edges without negative prices, where it is a
-    shortest path, and for any other deterministic cost on graphs of at most 14 edges, whose
-    architectures are all tried. Otherwise it is the cheapest of some paths, some random
-    architectures and the whole network, and there may be a cheaper one.
+    The cheapest architecture is exact for sums over edges without negative prices (a shortest
+    path), and for any other deterministic cost on graphs of at most 14 edges, where all are tried.
+    Otherwise it is the cheapest of some paths, some random architectures and the whole network.
 
     Args:
         sampler: distribution whose median cost is reported; every edge with probability ½ if None.
@@ -69,22 +63,15 @@ def profile_space(
         exact = small and torch.equal(costs, price(cost, tried))  # not of a stochastic cost
     seen = torch.cat([costs, drawn_costs, torch.tensor([full]).double()])
     ordinary = full > 0 and bool((seen >= 0).all())
-    return SpaceProfile(
-        cheapest=costs.min().item(),
-        cheapest_is_exact=exact,
-        full=full,
-        median=drawn_costs.median().item(),
-        scale=full if ordinary else seen.abs().max().item() or 1.0,
-        paths=count_paths(graph),
-        masks=2 ** len(graph),
-        architectures=len(_live(graph)) if small else None,
-    )
+    scale = full if ordinary else seen.abs().max().item() or 1.0
+    size = (count_paths(graph), 2 ** len(graph), len(_live(graph)) if small else None)
+    median = drawn_costs.median().item()
+    return SpaceProfile(costs.min().item(), exact, full, median, scale, *size)
 
 
 def count_paths(graph: Graph) -> int:
     """Number of source→sink paths; parallel edges count as different ones."""
-    ways = [0] * len(graph.nodes)
-    ways[0] = 1
+    ways = [1] + [0] * (len(graph.nodes) - 1)
     for e in graph.order:
         ways[graph.edge_targets[e]] += ways[graph.edge_sources[e]]
     return ways[-1]
@@ -95,8 +82,7 @@ def all_masks(graph: Graph) -> Tensor:
     edges = len(graph)
     if edges > 20:
         raise ValueError(f"2^{edges} masks cannot be listed; 20 edges are the limit")
-    numbers = torch.arange(2**edges).unsqueeze(1)
-    return (numbers >> torch.arange(edges)) % 2 == 1
+    return (torch.arange(2**edges).unsqueeze(1) >> torch.arange(edges)) % 2 == 1
 
 
 def _live(graph: Graph) -> Tensor:
@@ -107,14 +93,12 @@ def _live(graph: Graph) -> Tensor:
 
 def _shortest_path(graph: Graph, weights: Tensor) -> Tensor:
     """Mask `[E]` of the path of least total weight (Bellman's recursion in topological order)."""
-    best = [float("inf")] * len(graph.nodes)
-    best[0] = 0.0
+    best = [0.0] + [float("inf")] * (len(graph.nodes) - 1)
     via: dict[int, int] = {}
     for e in graph.order:
-        source, target = graph.edge_sources[e], graph.edge_targets[e]
-        if best[source] + float(weights[e]) < best[target]:
-            best[target] = best[source] + float(weights[e])
-            via[target] = e
+        target, length = graph.edge_targets[e], best[graph.edge_sources[e]] + float(weights[e])
+        if length < best[target]:
+            best[target], via[target] = length, e
     mask = torch.zeros(len(graph), dtype=torch.bool)
     node = len(graph.nodes) - 1
     while node:

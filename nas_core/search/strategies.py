@@ -1,8 +1,7 @@
 """Black-box strategies on a table: each requests trainings until its budget is spent.
 
 A strategy is `strategy(problem, seed)`; it calls `problem.train(cell, epochs)` and is stopped by
-`BudgetSpent`. The methods that the book teaches are written out; TPE and Hyperband come from Optuna
-(`optuna_search`).
+`BudgetSpent`. What the book teaches is written out; TPE and Hyperband come from Optuna.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -32,15 +32,13 @@ class BudgetSpent(Exception):
 class Problem:
     """A table as a search sees it: validation accuracy of *one* training of a cell.
 
-    The cell that a search finds is judged by trainings that the search has not seen: the mean over
-    the other seeds of the cell. (A table with one seed judges by that one.)
+    What a search finds is judged by trainings that it has not seen: the mean over the other seeds
+    of the cell. (A table with one seed judges by that one.)
 
     Args:
-        table: the truth.
         trainings: budget, in full trainings.
         seed: draws for every cell which of the table's seeds is seen.
-        max_macs: only cells of at most so many multiply-adds are trained. Costs are known before
-            training, so refusing a cell is free.
+        max_macs: cells of more multiply-adds are refused, for free: costs are known beforehand.
     """
 
     def __init__(
@@ -93,12 +91,12 @@ class Problem:
         """
         self.thinking += time.thread_time() - self._since
         epochs = self.full if epochs is None else epochs
-        value = 0.0
-        if self.affordable(cell):
-            before = self._trained.get(cell, 0)
-            price = max(1, epochs - before)
-            if self.spent + price > self.budget:
-                raise BudgetSpent
+        before, value, affordable = self._trained.get(cell, 0), 0.0, self.affordable(cell)
+        price = max(1, epochs - before) if affordable else 0
+        self._refused += not affordable
+        if self.spent + price > self.budget or self._refused > 100 * self.budget:
+            raise BudgetSpent
+        if affordable:
             self.spent += price
             self.seconds += price * self.table.cost(cell, "epoch_seconds")
             self._trained[cell] = max(epochs, before)
@@ -106,10 +104,6 @@ class Problem:
             value = self.table.accuracy(cell, epochs=epochs, seed=seen)
             paid = {"epochs": self.spent, "seconds": self.seconds, "thinking": self.thinking}
             self.rows.append({**paid, "cell": cell, "for": epochs, "val": value})
-        else:
-            self._refused += 1
-            if self._refused > 100 * self.budget:
-                raise BudgetSpent
         self._since = time.thread_time()
         return value
 
@@ -124,21 +118,19 @@ def run_search(strategy: Strategy, problem: Problem, seed: int) -> pd.DataFrame:
         A row per request: `epochs` spent so far, the `seconds` that training them takes and
         those of the strategy itself (`thinking`, processor time), `cell`, `for` (its epochs),
         `val`, and the incumbent (best validation accuracy of those trained longest): `incumbent`,
-        its `regret` (how far its validation accuracy lies below that of the best affordable
-        cell) and `test`, its test accuracy, both means over the seeds that were not seen.
+        its `regret` (below the best affordable cell) and its `test` accuracy, both means over the
+        seeds that were not seen.
     """
     with contextlib.suppress(BudgetSpent):
         strategy(problem, seed)
-    incumbents: list[Cell] = []
-    top: tuple[float, float] = (-1, -1)
-    for row in problem.rows:
-        if (row["for"], row["val"]) > top:
-            top, incumbent = (row["for"], row["val"]), row["cell"]
-        incumbents.append(incumbent)
     frame = pd.DataFrame(problem.rows)
-    frame["incumbent"] = incumbents
-    frame["regret"] = [problem.best - problem.score(c) for c in incumbents]
-    frame["test"] = [problem.score(c, "test") for c in incumbents]
+
+    def better(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+        return max(a, b, key=lambda row: (row["for"], row["val"]))  # the first of equals
+
+    frame["incumbent"] = [row["cell"] for row in accumulate(problem.rows, better)]
+    frame["regret"] = [problem.best - problem.score(c) for c in frame.incumbent]
+    frame["test"] = [problem.score(c, "test") for c in frame.incumbent]
     return frame
 
 
@@ -151,9 +143,6 @@ def regret_at(run: pd.DataFrame, at: np.ndarray, clock: str = "epochs") -> np.nd
     times = run["epochs"] if clock == "epochs" else run["seconds"] + run["thinking"]
     row = np.searchsorted(times.to_numpy(), at, side="right") - 1
     return np.where(row >= 0, run["regret"].to_numpy()[np.maximum(row, 0)], np.nan)
-
-
-# -------------------------------------------------------------------- without a model
 
 
 def grid_search(problem: Problem, seed: int = 0) -> None:
@@ -201,9 +190,6 @@ def evolution(problem: Problem, seed: int = 0, population: int = 16, sample: int
             alive.popleft()  # the oldest is removed, not the worst
 
 
-# -------------------------------------------------------------------- with a model
-
-
 def expected_improvement(mean: np.ndarray, std: np.ndarray, best: float) -> np.ndarray:
     """E[max(f − best, 0)] for f ~ N(mean, std²)."""
     from scipy.stats import norm
@@ -212,10 +198,8 @@ def expected_improvement(mean: np.ndarray, std: np.ndarray, best: float) -> np.n
     return std * (z * norm.cdf(z) + norm.pdf(z))
 
 
-def gaussian_process(
-    seen: np.ndarray, values: np.ndarray, ask: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Posterior mean and deviation at `ask` given `values` at `seen`; inputs are cells `[n, 6]`.
+def gaussian_process(seen: np.ndarray, values: np.ndarray, ask: np.ndarray) -> np.ndarray:
+    """Posterior mean and deviation `[2, n]` at `ask` given `values` at `seen`; cells are `[n, 6]`.
 
     The kernel is exp(−d/2) of the number d of edges that differ; values are standardised and have
     noise of variance 0.1.
@@ -232,7 +216,7 @@ def gaussian_process(
     )
     mean = across.T @ solved[:, 0]
     variance = 1 - (across * solved[:, 1:]).sum(0)
-    return centre + scale * mean, scale * np.sqrt(np.maximum(variance, 1e-9))
+    return np.stack([centre + scale * mean, scale * np.sqrt(np.maximum(variance, 1e-9))])
 
 
 def bayesian_optimisation(
@@ -324,15 +308,14 @@ def q_learning(problem: Problem, seed: int = 0, lr: float = 0.1, replays: int = 
 
 
 def optuna_search(
-    sampler: Callable[[int], Any],
-    pruner: Callable[[], Any] | None = None,
+    sampler: Callable[[int], Any], pruner: Callable[[], Any] | None = None,
     storage: str | None = None,
-) -> Strategy:
+) -> Strategy:  # fmt: skip
     """A strategy made of one of Optuna's samplers, e.g. `lambda seed: TPESampler(seed=seed)`.
 
     With a pruner (Hyperband) a trial reports after each of the table's epochs and may be stopped.
-    A study in `storage`, e.g. `sqlite:///study.db`, can be looked at with `optuna-dashboard`; it
-    is named after the seed, and Optuna refuses a second one of that name.
+    A study in `storage`, e.g. `sqlite:///study.db`, is named after the seed, only once; it can be
+    looked at with `optuna-dashboard`.
     """
     import optuna
 
@@ -385,17 +368,10 @@ def named() -> dict[str, Strategy]:
     def hyperband() -> Any:
         return optuna.pruners.HyperbandPruner(1, "auto", reduction_factor=2, bootstrap_count=0)
 
+    by_hyperband = optuna_search(lambda seed: optuna.samplers.RandomSampler(seed=seed), hyperband)
     return {
-        "grid": grid_search,
-        "random": random_search,
-        "Bayesian": bayesian_optimisation,
-        "TPE": optuna_search(tpe),
-        "halving": successive_halving,
-        "Hyperband": optuna_search(
-            lambda seed: optuna.samplers.RandomSampler(seed=seed), hyperband
-        ),
-        "evolution": evolution,
-        "controller": policy_search,
-        "Q-learning": q_learning,
+        "grid": grid_search, "random": random_search, "Bayesian": bayesian_optimisation,
+        "TPE": optuna_search(tpe), "halving": successive_halving, "Hyperband": by_hyperband,
+        "evolution": evolution, "controller": policy_search, "Q-learning": q_learning,
         "largest first": largest_first,
-    }
+    }  # fmt: skip

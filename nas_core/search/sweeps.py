@@ -38,11 +38,11 @@ import pandas as pd
 
 from nas_core.training import progress_bar
 
-ENGINES = ("local", "ray")
 OWN_COLUMNS = ("status", "error", "attempts", "seconds", "worker")  # of the table
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"  # and empty SETTINGS
 
-Submit = Callable[[dict[str, Any]], Future]  # starts a trial; the answer is `run_trial`'s
+# What an engine is: how to start a trial, and how many may be under way.
+Engine = tuple[Callable[[dict[str, Any]], Future], Callable[[], int]]
 
 
 class SweepError(ValueError):
@@ -55,19 +55,11 @@ def grid(**axes: Iterable[Any]) -> list[dict[str, Any]]:
 
 
 def sweep(
-    fn: Callable[..., Mapping[str, Any]],
-    configs: Iterable[Mapping[str, Any]],
-    *,
-    engine: str = "local",
-    store: str | Path | None = None,
-    workers: int = 1,
-    retries: int = 1,
-    cpus: float = 1.0,
-    gpus: float = 0.0,
-    address: str | None = None,
-    version: str | None = None,
+    fn: Callable[..., Mapping[str, Any]], configs: Iterable[Mapping[str, Any]], *,
+    engine: str = "local", store: str | Path | None = None, workers: int = 1, retries: int = 1,
+    cpus: float = 1.0, gpus: float = 0.0, address: str | None = None, version: str | None = None,
     progress: bool = True,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """Call `fn(**config)` for every configuration; failures are retried and never stop the rest.
 
     Args:
@@ -84,7 +76,6 @@ def sweep(
         address: of the Ray cluster; None: the environment's `RAY_ADDRESS`, else this machine's.
         version: what the store calls the code of `fn`; by default a digest (see `code_version`).
             Give the same text after an edit if the old results are still valid.
-        progress: show a progress bar.
 
     Returns:
         One row per configuration, in the given order: its values, those of the result,
@@ -94,8 +85,8 @@ def sweep(
     Raises:
         SweepError: before anything runs.
     """
-    if engine not in ENGINES:
-        raise SweepError(f"engine {engine!r}; there are {', '.join(map(repr, ENGINES))}")
+    if engine not in ("local", "ray"):
+        raise SweepError(f"engine {engine!r}; there are 'local', 'ray'")
     if workers < 0 or retries < 0:
         raise SweepError(f"workers={workers}, retries={retries}; neither may be negative")
     if cpus < 0 or gpus < 0 or (gpus and engine == "local"):
@@ -103,14 +94,8 @@ def sweep(
             f"cpus={cpus:g}, gpus={gpus:g} of a trial with engine={engine!r}; neither may be "
             "negative, and only 'ray' assigns GPUs"
         )
-    trials, payload = _keyed(configs), _pickled(fn)
-    what = inspect.unwrap(fn)
-    what = what.func if isinstance(what, functools.partial) else what
-    qualified = getattr(what, "__qualname__", type(what).__name__)
-    name = f"{getattr(what, '__module__', '?')}.{qualified}"
-    code = code_version(fn) if version is None else version
-    interrupted = False
-    with closing(_open_store(store, f"{name} (code {code})" if code else name)) as db:
+    trials, payload, interrupted = _keyed(configs), _pickled(fn), False
+    with closing(_open_store(store, _owner(fn, version))) as db:
         with db:
             new = "INSERT OR IGNORE INTO trials (key, config, status) VALUES (?, ?, 'pending')"
             db.executemany(new, [(key, json.dumps(config)) for key, config in trials.items()])
@@ -119,11 +104,11 @@ def sweep(
         if engine == "ray" and todo:
             runs = _on_ray(fn, cpus, gpus, address)
         else:
-            runs = _in_processes(payload, workers) if workers else _here(fn)
-        with runs as (submit, slots), progress_bar(len(trials), progress and "sweep") as bar:
+            runs = _on_this_machine(fn, payload, workers)
+        with runs as how, progress_bar(len(trials), progress and "sweep") as bar:
             bar.update(len(done & trials.keys()))
             try:
-                for row in _outcomes(submit, slots, todo, retries):
+                for row in _outcomes(how, todo, retries):
                     with db:
                         db.execute(_FINISH, row)
                     bar.update(1)
@@ -150,7 +135,7 @@ def map_trials(
 
     def call(item: Any, parent: int | None = None) -> Any:
         if parent is not None:
-            _follow_once(parent)
+            _follow(parent)
         try:
             return fn(item)
         except keep as error:
@@ -181,26 +166,20 @@ def _keyed(configs: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Configurations by their hash, checked."""
     trials: dict[str, dict[str, Any]] = {}
     for number, config in enumerate(configs):
+        which = f"configuration {number}"
         if not isinstance(config, Mapping) or not all(isinstance(k, str) for k in config):
-            raise SweepError(f"configuration {number} is {config!r}; give a dict with string keys")
+            raise SweepError(f"{which} is {config!r}; give a dict with string keys")
         if taken := config.keys() & OWN_COLUMNS:
-            raise SweepError(
-                f"configuration {number} names {sorted(taken)}, columns of the sweep's own; rename"
-            )
+            raise SweepError(f"{which} names {sorted(taken)}, columns of the sweep's own; rename")
         config = plain(config)
         try:
             text = json.dumps(config, sort_keys=True, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise SweepError(
-                f"configuration {number} is {config}, which is not JSON-able: {error}. Give "
-                "numbers, strings, lists or dicts of them"
-            ) from error
+            raise SweepError(f"{which} is {config}, which is not JSON-able: {error}") from error
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         if digest in trials:
-            first = list(trials).index(digest)
-            raise SweepError(
-                f"configurations {first} and {number} are both {text}; vary a seed, or drop one"
-            )
+            both = f"configurations {list(trials).index(digest)} and {number}"
+            raise SweepError(f"{both} are both {text}; vary a seed, or drop one")
         trials[digest] = config
     return trials
 
@@ -212,8 +191,7 @@ def _pickled(fn: Callable) -> bytes:
     # A function that names both `torch` and an attribute `classes` or `ops` seems to use
     # torch.classes or torch.ops, objects that pass for modules and cannot be pickled as such.
     for name in ("classes", "ops"):
-        module = getattr(sys.modules.get("torch"), name, None)
-        if module is not None:
+        if module := getattr(sys.modules.get("torch"), name, None):
             copyreg.pickle(type(module), lambda m: (importlib.import_module, (m.__name__,)))
     try:
         return cloudpickle.dumps(fn)
@@ -222,6 +200,15 @@ def _pickled(fn: Callable) -> bytes:
             f"{fn!r} cannot be sent to another process ({error}); it probably holds an open file, "
             "a lock or a database. Open those inside the function"
         ) from error
+
+
+def _owner(fn: Callable, version: str | None) -> str:
+    """What a store calls its function: its full name, and the version of its code."""
+    what = inspect.unwrap(fn)
+    what = what.func if isinstance(what, functools.partial) else what
+    name = getattr(what, "__qualname__", type(what).__name__)
+    code = code_version(fn) if version is None else version
+    return f"{getattr(what, '__module__', '?')}.{name}" + (f" (code {code})" if code else "")
 
 
 def code_version(fn: Callable) -> str:
@@ -279,18 +266,13 @@ def run_trial(fn: Callable, config: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"fn returned {sorted(taken)}, columns of the sweep's own; rename")
         for name in config.keys() & value.keys():
             if value[name] != config[name]:  # the table would show the wrong configuration
-                raise ValueError(
-                    f"fn returned {name}={value[name]!r}, but was called with {name}="
-                    f"{config[name]!r}; rename the result"
-                )
+                called = f"but was called with {name}={config[name]!r}; rename the result"
+                raise ValueError(f"fn returned {name}={value[name]!r}, {called}")
         result = json.dumps(value)
-    except (
-        Exception,
-        SystemExit,
-    ) as exception:  # Ctrl-C ends the sweep and is not an error of the trial
-        last = traceback.extract_tb(exception.__traceback__)[-1]
+    except (Exception, SystemExit) as problem:  # Ctrl-C ends the sweep: no error of the trial
+        last = traceback.extract_tb(problem.__traceback__)[-1]
         where = f"{os.path.basename(last.filename)}:{last.lineno}"
-        error = f"{type(exception).__name__}: {exception} ({where})"
+        error = f"{type(problem).__name__}: {problem} ({where})"
     seconds, worker = time.perf_counter() - start, f"{socket.gethostname()}:{os.getpid()}"
     return {"result": result, "error": error, "seconds": seconds, "worker": worker}
 
@@ -300,28 +282,27 @@ def run_trial(fn: Callable, config: Mapping[str, Any]) -> dict[str, Any]:
 _FINISH = """UPDATE trials SET status = :status, result = :result, error = :error,
     attempts = :attempts, seconds = :seconds, worker = :worker, finished = datetime('now')
     WHERE key = :key"""
+_SCHEMA = """CREATE TABLE IF NOT EXISTS sweep (function TEXT); CREATE TABLE IF NOT EXISTS trials
+    (key TEXT PRIMARY KEY, config TEXT, status TEXT, result TEXT, error TEXT, attempts INT,
+    seconds REAL, worker TEXT, finished TEXT);"""
 
 
 def _open_store(path: str | Path | None, function: str) -> sqlite3.Connection:
     """One SQLite file: a row per trial, written the moment it ends."""
     try:
+        if path is not None:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
         db = sqlite3.connect(":memory:" if path is None else path, timeout=30.0)
         names = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
         if foreign := {name for (name,) in names} - {"sweep", "trials"}:
             owner = f"another program (tables {', '.join(sorted(foreign))})"
         else:
-            with db:
-                db.execute("CREATE TABLE IF NOT EXISTS sweep (function TEXT)")
-                db.execute(
-                    "CREATE TABLE IF NOT EXISTS trials (key TEXT PRIMARY KEY, config TEXT, "
-                    "status TEXT, result TEXT, error TEXT, attempts INT, seconds REAL, "
-                    "worker TEXT, finished TEXT)"
-                )
-                db.execute(  # a new file belongs to this function
-                    "INSERT INTO sweep SELECT ? WHERE NOT EXISTS (SELECT 1 FROM sweep)", (function,)
-                )
+            db.executescript(_SCHEMA)
+            with db:  # a new file belongs to this function
+                new = "INSERT INTO sweep SELECT ? WHERE NOT EXISTS (SELECT 1 FROM sweep)"
+                db.execute(new, (function,))
             (owner,) = db.execute("SELECT function FROM sweep").fetchone()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
         raise SweepError(f"{path} is not a sweep store ({error}); choose another file") from error
     if owner != function:
         db.close()
@@ -334,10 +315,10 @@ def _open_store(path: str | Path | None, function: str) -> sqlite3.Connection:
 
 def _table(db: sqlite3.Connection, trials: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     found = db.execute(f"SELECT key, result, {', '.join(OWN_COLUMNS)} FROM trials").fetchall()
-    stored = {key: (json.loads(result or "{}"), own) for key, result, *own in found}
+    kept = {key: (json.loads(result or "{}"), own) for key, result, *own in found}
     rows = []
     for key, config in trials.items():
-        values, own = stored[key]
+        values, own = kept[key]
         # Configurations come first among the columns, and win over values of an older store.
         rows.append(config | values | config | dict(zip(OWN_COLUMNS, own, strict=True)))
     frame = pd.DataFrame(rows)
@@ -355,9 +336,10 @@ def stored(path: str | Path) -> pd.DataFrame:
 
 
 def _outcomes(
-    submit: Submit, slots: Callable[[], int], trials: Iterable[tuple[str, Any]], retries: int
+    engine: Engine, trials: Iterable[tuple[str, Any]], retries: int
 ) -> Iterator[dict[str, Any]]:
-    """The rows of trials as they finish, at most `slots()` under way."""
+    """The rows of trials as they finish; what raised or was lost is started again."""
+    submit, slots = engine
     waiting, attempts = deque(trials), Counter[str]()
     running: dict[Future, tuple[tuple[str, Any], float]] = {}
     while waiting or running:
@@ -370,8 +352,12 @@ def _outcomes(
             try:
                 row = future.result()
             except Exception as lost:  # `run_trial` raises nothing: its process or node is gone
-                error, seconds = f"WorkerLost: {_why(lost)}", time.perf_counter() - started
-                row = {"result": None, "error": error, "seconds": seconds, "worker": "lost"}
+                codes = re.search(r"exit codes of the workers are \{(.+?)\}", str(lost))  # loky's
+                cause = getattr(lost, "cause", None) or lost
+                why = f"its process ended with {codes[1]}" if codes else ""
+                why = why or f"{type(cause).__name__}: {cause}".splitlines()[0]
+                row = {"result": None, "error": f"WorkerLost: {why}", "worker": "lost"}
+                row["seconds"] = time.perf_counter() - started
             if row["result"] is None and attempts[trial[0]] <= retries:
                 waiting.append(trial)
                 continue
@@ -379,49 +365,34 @@ def _outcomes(
             yield row | {"key": trial[0], "attempts": attempts[trial[0]], "status": status}
 
 
-def _why(lost: Exception) -> str:
-    if codes := re.search(r"exit codes of the workers are \{(.+?)\}", str(lost)):  # loky's words
-        return f"its process ended with {codes[1]}"
-    cause = getattr(lost, "cause", None) or lost
-    return f"{type(cause).__name__}: {cause}".splitlines()[0]
-
-
 @contextmanager
-def _here(fn: Callable) -> Iterator[tuple[Submit, Callable[[], int]]]:
-    """This process, one trial after the other."""
-
-    def submit(config: dict[str, Any]) -> Future:
-        future: Future = Future()
-        future.set_result(run_trial(fn, config))
-        return future
-
-    yield submit, lambda: 1
-
-
-@contextmanager
-def _in_processes(payload: bytes, workers: int) -> Iterator[tuple[Submit, Callable[[], int]]]:
-    """Processes of this machine, each an executor of its own.
+def _on_this_machine(fn: Callable, payload: bytes, workers: int) -> Iterator[Engine]:
+    """This process, or `workers` others, each an executor of its own.
 
     When one is killed, only its own trial is lost; a shared executor (or `joblib.Parallel`) would
     lose those of all processes. loky starts them without running the main script again.
     """
-    from joblib.externals.loky import ProcessPoolExecutor
-
     # By value: importing this package, with torch, would delay trials that need neither.
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     pools: list[Any] = [None] * workers
     last: list[Any] = [None] * workers  # the future that each was given last
 
     def submit(config: dict[str, Any]) -> Future:
+        if not workers:
+            done: Future = Future()
+            done.set_result(run_trial(fn, config))
+            return done
         n = next(n for n, future in enumerate(last) if future is None or future.done())
         if last[n] is None or last[n].exception() is not None:  # not started yet, or killed
+            from joblib.externals.loky import ProcessPoolExecutor
+
             given = (payload, os.getpid())
             pools[n] = ProcessPoolExecutor(1, initializer=_begin, initargs=given)
         last[n] = pools[n].submit(_run, config)
         return last[n]
 
     try:
-        yield submit, lambda: workers
+        yield submit, lambda: max(workers, 1)
     finally:
         for pool in filter(None, pools):
             pool.shutdown(kill_workers=True)
@@ -444,6 +415,8 @@ def _run(config: dict[str, Any]) -> dict[str, Any]:
 
 def _follow(parent: int) -> None:
     """Ignore Ctrl-C and end with the parent: a trial must not run beside its own repetition."""
+    if any(thread.name == "follow" for thread in threading.enumerate()):
+        return
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
@@ -451,18 +424,11 @@ def _follow(parent: int) -> None:
             time.sleep(0.1)
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
-
-
-@functools.cache
-def _follow_once(parent: int) -> None:
-    _follow(parent)
+    threading.Thread(target=watch, daemon=True, name="follow").start()
 
 
 @contextmanager
-def _on_ray(
-    fn: Callable, cpus: float, gpus: float, address: str | None
-) -> Iterator[tuple[Submit, Callable[[], int]]]:
+def _on_ray(fn: Callable, cpus: float, gpus: float, address: str | None) -> Iterator[Engine]:
     """Tasks of a Ray cluster (joblib's backend for it knows no GPUs, nor which trial was lost).
 
     A connection that the process has is used and kept; one made here ends with the trials.

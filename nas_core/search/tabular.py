@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,6 @@ class CellTable:
     """Accuracy, size and times of the cells of a space.
 
     Args:
-        name: for messages and plots.
         cells: the N cells of the rows; cells with the same function may share one.
         accuracy: per (split, epochs) an array `[N, seeds]` of accuracies in [0, 1]; NaN: unknown.
             Splits are "val" and "test".
@@ -47,16 +47,14 @@ class CellTable:
         self.provenance = dict(provenance or {})
         self._accuracy = dict(accuracy)
         self._row = {cell: n for n, cell in enumerate(self.cells)}
-        self.epochs = {
-            s: tuple(sorted(e for t, e in self._accuracy if t == s)) for s in ("val", "test")
-        }
+        epochs = {s: sorted(e for t, e in self._accuracy if t == s) for s in ("val", "test")}
+        self.epochs = {split: tuple(numbers) for split, numbers in epochs.items()}
         self.seeds = max(values.shape[1] for values in self._accuracy.values())
         for key, values in self._accuracy.items():
-            if values.shape[0] != len(self.cells) or np.nanmax(values) > 1:
-                raise ValueError(
-                    f"{name}: accuracies of {key} are {values.shape}, largest "
-                    f"{np.nanmax(values):g}; one row per cell with fractions of 1 is needed"
-                )
+            if len(values) != len(self.cells) or np.nanmax(values) > 1:
+                found = f"{values.shape}, largest {np.nanmax(values):g}"
+                needed = "one row per cell with fractions of 1 is needed"
+                raise ValueError(f"{name}: accuracies of {key} are {found}; {needed}")
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -89,8 +87,6 @@ class CellTable:
         space = CellSpace(ops=tuple(about["digits"].values()))
         return cls("digit-cells", space, cells, accuracy, costs, about)
 
-    # ---------------------------------------------------------------- queries
-
     def row(self, cell: Cell) -> int:
         """Number of the row that holds this cell; raises KeyError for cells outside the table."""
         if cell not in self._row:
@@ -104,34 +100,25 @@ class CellTable:
     def _by_function(self) -> dict[str | None, int]:
         return {self.space.function(cell): n for n, cell in enumerate(self.cells)}
 
-    def accuracy(
-        self, cell: Cell, *, split: str = "val", epochs: int | None = None, seed: int | None = None
-    ) -> float:
-        """Accuracy of a cell trained for `epochs` (default: the most there are).
+    def accuracy(self, cell: Cell, **of: Any) -> float:
+        """Accuracy of a cell; `split`, `epochs` and `seed` as for `seedwise`."""
+        return float(self.seedwise(**of)[self.row(cell)].mean())
 
-        `seed=None` is the mean over seeds, the best estimate there is; a number gives the result of
-        one training.
-        """
-        return float(self.seedwise(split, epochs, seed)[self.row(cell)].mean())
-
-    def accuracies(
-        self, *, split: str = "val", epochs: int | None = None, seed: int | None = None
-    ) -> np.ndarray:
+    def accuracies(self, **of: Any) -> np.ndarray:
         """`accuracy` of every row, `[N]`."""
-        return self.seedwise(split, epochs, seed).mean(1)
+        return self.seedwise(**of).mean(1)
 
     def seedwise(
         self, split: str = "val", epochs: int | None = None, seed: int | None = None
     ) -> np.ndarray:
-        """Accuracies `[N, seeds]`, or `[N, 1]` of one seed."""
+        """Accuracies `[N, seeds]` after `epochs` (default: the most); of one seed `[N, 1]`."""
         if not self.epochs.get(split):
             raise ValueError(f"{self.name} has no split {split!r}; there are val and test")
         epochs = self.epochs[split][-1] if epochs is None else epochs
         if (split, epochs) not in self._accuracy:
-            raise ValueError(
-                f"{self.name} has no {split} accuracy after {epochs} epochs, only after "
-                f"{', '.join(map(str, self.epochs[split]))}"
-            )
+            known = ", ".join(map(str, self.epochs[split]))
+            wanted = f"{split} accuracy after {epochs} epochs"
+            raise ValueError(f"{self.name} has no {wanted}, only after {known}")
         values = self._accuracy[split, epochs]
         if seed is not None and not 0 <= seed < values.shape[1]:
             raise ValueError(f"seed {seed}; {self.name} has 0…{values.shape[1] - 1}")
@@ -146,37 +133,30 @@ class CellTable:
         macs = self.about.macs.to_numpy()
         within = macs <= (np.inf if max_macs is None else max_macs)
         if not within.any():
-            raise ValueError(
-                f"no cell has at most {max_macs:g} macs; the cheapest has {macs.min()}"
-            )
+            cheapest = f"the cheapest has {macs.min()}"
+            raise ValueError(f"no cell has at most {max_macs:g} macs; {cheapest}")
         return within
 
-    def best(
-        self, *, split: str = "test", epochs: int | None = None, max_macs: float | None = None
-    ) -> Cell:
+    def best(self, *, split: str = "test", max_macs: float | None = None, **of: Any) -> Cell:
         """The cell with the highest mean accuracy, within a budget of multiply-adds if given."""
-        values = self.accuracies(split=split, epochs=epochs)
+        values = self.accuracies(split=split, **of)
         return self.cells[int(np.nanargmax(np.where(self.affordable(max_macs), values, np.nan)))]
 
 
 def load_nasbench201(
-    path: str | Path,
-    data: str = "c10",
-    *,
-    latency: str | Path | None = None,
-    device: str = "gold_6226",
-) -> CellTable:
+    path: str | Path, data: str = "c10", *,
+    latency: str | Path | None = None, device: str = "gold_6226",
+) -> CellTable:  # fmt: skip
     """NAS-Bench-201 from its compact CSV (any compression that pandas reads).
 
     The file has one row per cell: `arch` (NAS-Bench-201's string), accuracies in percent called
     `<data>_val_12ep`, `<data>_test_12ep` and `<data>_test_200ep`, `flops_c10_M` (multiply-adds,
-    despite the name) and `params_c10_M`, in millions. There is one value per cell, not
-    one per seed, and no validation accuracy after 200 epochs.
+    despite the name) and `params_c10_M`, in millions. There is one value per cell, not one per
+    seed, and no validation accuracy after 200 epochs.
 
     Args:
         data: "c10", "c100" or "in16".
-        latency: second file, a row per `index` and a column of milliseconds per device; without
-            it latencies are not known.
+        latency: second file, a row per `index` and a column of milliseconds per device.
         device: a column of that file, e.g. "pixel3" or "1080ti_32" (batches of 32).
     """
     frame = pd.read_csv(path)

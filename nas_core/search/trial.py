@@ -17,42 +17,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from nas_core import costs, data
+from nas_core import costs, data, spaces, training
 from nas_core.search.budgeted import BudgetConfig, budgeted
 from nas_core.search.run import Run
-from nas_core.spaces import conv_fabric, plain_resnet, resnet_fabric
 from nas_core.supernet import Architecture, BernoulliSampler, ChoiceSampler, SuperNetwork
-from nas_core.training import (
-    Splits,
-    TrainConfig,
-    accuracy,
-    evaluate,
-    seed_everything,
-    train_classifier,
-)
+from nas_core.training import Splits, TrainConfig
 
 
 def shortlist(
-    supernet: SuperNetwork,
-    sampler: BernoulliSampler | ChoiceSampler,
-    cost: costs.Cost,
-    budget: float,
-    examples: Splits,
-    *,
-    size: int = 5,
-    compared: int = 40,
-    draws: int = 1000,
-    seed: int = 0,
-) -> list[Architecture]:
+    supernet: SuperNetwork, sampler: BernoulliSampler | ChoiceSampler, cost: costs.Cost,
+    budget: float, examples: Splits, *,
+    size: int = 5, compared: int = 40, draws: int = 1000, seed: int = 0,
+) -> list[Architecture]:  # fmt: skip
     """Affordable architectures drawn from Γ, best first; train each alone for a short time, choose.
 
-    Of `draws` samples the `compared` ones that cost most within the budget are ranked by their
-    validation loss with the shared weights. Batch norm uses the statistics of the batch for that,
-    since its running ones mix architectures.
-
-    Args:
-        examples: `val` is what they are compared on.
-        size: number of architectures returned; fewer if Γ has fewer left.
+    Of `draws` samples the `compared` ones that cost most within the budget are ranked by their loss
+    on `examples.val` with the shared weights. Batch norm uses the statistics of the batch for that,
+    since its running ones mix architectures. At most `size` are returned.
     """
     graph = supernet.graph
     drawn = sampler.sample(draws, torch.Generator().manual_seed(seed)).mask.cpu()
@@ -61,20 +42,17 @@ def shortlist(
     affordable = masks.any(1) & (prices <= budget)
     masks, prices = masks[affordable], prices[affordable]
     masks = masks[prices.argsort(descending=True, stable=True)[:compared]]
-    modules = list(supernet.modules())
-    modes = [module.training for module in modules]
-    norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [m for m in supernet.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     tracked = [norm.track_running_stats for norm in norms]
-    try:
-        supernet.eval()
-        for norm in norms:  # statistics of the batch, while the running ones stay as they are
-            norm.training, norm.track_running_stats = True, False
-        losses = [evaluate(partial(supernet, mask=m), examples.val)["loss"] for m in masks]
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
-        for norm, tracks in zip(norms, tracked, strict=True):
-            norm.track_running_stats = tracks
+    with training.eval_mode(supernet):
+        try:
+            for norm in norms:  # statistics of the batch, while the running ones stay as they are
+                norm.training, norm.track_running_stats = True, False
+            nets = [partial(supernet, mask=mask) for mask in masks]
+            losses = [training.evaluate(net, examples.val)["loss"] for net in nets]
+        finally:
+            for norm, tracks in zip(norms, tracked, strict=True):
+                norm.track_running_stats = tracks
     order = sorted(range(len(masks)), key=losses.__getitem__)[:size]
     return [Architecture.from_mask(graph, masks[n]) for n in order]
 
@@ -96,60 +74,41 @@ def derive(
     batches = images.train.plain().batches(256, seed=0, shuffle=True)
     network = architecture.extract(supernet, recalibrate=batches)
     if retrain is not None:
-        train_classifier(network, images, retrain, progress=False)
+        training.train_classifier(network, images, retrain, progress=False)
     return network.eval()
 
 
 # ------------------------------------------------------------------- trials of chapter 03
-
-COSTS: dict[str, Callable[[SuperNetwork], costs.AdditiveCost]] = {
-    "computation": costs.computation,
-    "memory": costs.memory,
-}
-SPACES: dict[str, Callable[..., SuperNetwork]] = {
-    "resnet_fabric": resnet_fabric,
-    "conv_fabric": conv_fabric,
-}
 
 
 @dataclass(frozen=True)
 class Setup:
     """What is searched, and on what."""
 
-    space: str = "resnet_fabric"  # a name in SPACES
-    space_args: tuple[tuple[str, Any], ...] = (("blocks_per_group", 3),)  # of its builder
+    space: str = "resnet_fabric"  # a builder in nas_core.spaces
+    space_args: tuple[tuple[str, Any], ...] = (("blocks_per_group", 3),)  # of the builder
     dataset: str = "digits"  # see nas_core.data
     size: int | None = None  # of embedded images, in pixels
     train_limit: int | None = None  # number of training images; all of them if None
     val_limit: int | None = None  # number of validation images
-    cost: str = "computation"  # a name in COSTS
+    cost: str = "computation"  # a function of nas_core.costs: "computation" or "memory"
     device: str = "cpu"
 
     def load(self, seed: int) -> data.Dataset:
         """The data set; the division into training and validation follows the seed."""
-        images = data.load(
-            self.dataset,
-            size=self.size,
-            train_limit=self.train_limit,
-            device=self.device,
-            seed=seed,
-        )
+        how: Any = {"size": self.size, "train_limit": self.train_limit, "device": self.device}
+        images = data.load(self.dataset, seed=seed, **how)
         if self.val_limit is not None and self.val_limit < len(images.val):
             images = replace(images, val=images.val.subset(range(self.val_limit)))
         return images
 
-    def build(self, images: data.Dataset, seed: int) -> SuperNetwork:
-        """The super-network with weights drawn from the seed."""
-        seed_everything(seed)
-        return SPACES[self.space](
-            **dict(self.space_args), num_classes=len(images.classes), input_shape=images.input_shape
-        )
-
     def start(self, seed: int) -> tuple[data.Dataset, SuperNetwork, costs.AdditiveCost, float]:
         """Data, super-network, its cost, and what everything in it costs together."""
         images = self.load(seed)
-        net = self.build(images, seed)
-        cost = COSTS[self.cost](net)
+        training.seed_everything(seed)
+        shape = {"num_classes": len(images.classes), "input_shape": images.input_shape}
+        net = getattr(spaces, self.space)(**dict(self.space_args), **shape)
+        cost = getattr(costs, self.cost)(net)
         return images, net, cost, cost(torch.ones(1, net.num_edges, dtype=torch.bool)).item()
 
 
@@ -165,13 +124,9 @@ class Trial:
 
 
 def search_trial(
-    setup: Setup,
-    share: float,
-    config: BudgetConfig,
-    *,
-    checkpoint: str | Path | None = None,
-    progress: bool | str = False,
-) -> Trial:
+    setup: Setup, share: float, config: BudgetConfig, *,
+    checkpoint: str | Path | None = None, progress: bool | str = False,
+) -> Trial:  # fmt: skip
     """Search with the budget at `share` of the full cost and measure what is found.
 
     The derived network keeps the weights of the search; its batch-norm statistics are
@@ -185,85 +140,61 @@ def search_trial(
     )
     seconds = time.perf_counter() - start
     network = derive(run.architecture, net, images)
-    row = {
-        "kind": "budgeted",
-        "share": share,
-        "lam": config.lam,
-        "meets_budget": run.meets_budget,
-        "entropy": float(run.history.entropy.iloc[-1]),
-        **_measured(network, run.architecture, images, run.cost, full),
-        "seed": config.seed,
-        "seconds": round(seconds, 1),
-    }
+    entropy = float(run.history.entropy.iloc[-1])
+    found = {"lam": config.lam, "meets_budget": run.meets_budget, "entropy": entropy}
+    measured = _measured(network, run.architecture, images, run.cost, full)
+    end = {"seed": config.seed, "seconds": round(seconds, 1)}
+    row = {"kind": "budgeted", "share": share, **found, **measured, **end}
     return Trial(row, network, net, run.architecture, run)
 
 
 def plain_trial(
-    setup: Setup,
-    config: TrainConfig,
-    architecture: Architecture | None = None,
-    *,
-    checkpoint: str | Path | None = None,
-    progress: bool | str = False,
-) -> Trial:
+    setup: Setup, config: TrainConfig, architecture: Architecture | None = None, *,
+    checkpoint: str | Path | None = None, progress: bool | str = False,
+) -> Trial:  # fmt: skip
     """Train one fixed architecture from scratch: the baseline at its own cost.
 
     Args:
         architecture: of the space of `setup`; the plain ResNet of a ResNet fabric when None.
     """
     images, net, cost, full = setup.start(config.seed)
-    arch = plain_resnet(net.graph) if architecture is None else architecture
+    arch = spaces.plain_resnet(net.graph) if architecture is None else architecture
     network = arch.extract(net)
     start = time.perf_counter()
-    train_classifier(network, images, config, checkpoint=checkpoint, progress=progress)
-    seconds = time.perf_counter() - start
+    training.train_classifier(network, images, config, checkpoint=checkpoint, progress=progress)
+    end = {"seed": config.seed, "seconds": round(time.perf_counter() - start, 1)}
     own = cost(arch.mask.unsqueeze(0)).item()
-    row = {
-        "kind": "ResNet" if architecture is None else "given",
-        "share": own / full,
-        **_measured(network.eval(), arch, images, own, full),
-        "seed": config.seed,
-        "seconds": round(seconds, 1),
-    }
-    return Trial(row, network, net, arch)
+    measured = _measured(network.eval(), arch, images, own, full)
+    kind = "ResNet" if architecture is None else "given"
+    return Trial({"kind": kind, "share": own / full, **measured, **end}, network, net, arch)
 
 
 def _measured(
     network: nn.Module, arch: Architecture, images: data.Dataset, cost: float, full: float
 ) -> dict[str, Any]:
-    return {
-        "cost": cost,
-        "cost_share": cost / full,
-        "macs": arch.macs,
-        "params": arch.params,
-        "edges": len(arch.kept),
-        "val_accuracy": accuracy(network, images.val),
-        "test_accuracy": accuracy(network, images.test),
-    }
+    size: dict[str, Any] = {"macs": arch.macs, "params": arch.params, "edges": len(arch.kept)}
+    for name, part in (("val_accuracy", images.val), ("test_accuracy", images.test)):
+        size[name] = training.accuracy(network, part)
+    return {"cost": cost, "cost_share": cost / full, **size}
 
 
 def front(
-    setup: Setup,
-    shares: Sequence[float],
-    seeds: Sequence[int],
-    config: BudgetConfig,
-    plain: TrainConfig,
-    *,
-    checkpoint: Callable[[str], Path | None] = lambda name: None,
-    progress: bool = False,
-) -> list[Trial]:
-    """A budgeted search for every share and seed, and the plain ResNet for every seed.
+    setup: Setup, shares: Sequence[float], seeds: Sequence[int], config: BudgetConfig,
+    plain: TrainConfig, *,
+    checkpoint: Callable[[str], Path | None] = lambda name: None, progress: bool = False,
+) -> list[Trial]:  # fmt: skip
+    """For every seed a budgeted search with every share, and the plain ResNet.
 
     Args:
         checkpoint: file for a trial of this name, or None; finished trials are read back from it.
     """
     trials = []
     for seed in seeds:
-        for share in (*shares, None):
-            name = f"plain-seed-{seed}" if share is None else f"share-{share:g}-seed-{seed}"
-            where: dict[str, Any] = {"checkpoint": checkpoint(name), "progress": progress and name}
-            if share is None:
-                trials.append(plain_trial(setup, replace(plain, seed=seed), **where))
-            else:
-                trials.append(search_trial(setup, share, replace(config, seed=seed), **where))
+        for share in shares:
+            name, own = f"share-{share:g}-seed-{seed}", replace(config, seed=seed)
+            how: Any = {"checkpoint": checkpoint(name), "progress": progress and name}
+            trials.append(search_trial(setup, share, own, **how))
+        name = f"plain-seed-{seed}"
+        how = {"checkpoint": checkpoint(name), "progress": progress and name}
+        trials.append(plain_trial(setup, replace(plain, seed=seed), **how))
     return trials

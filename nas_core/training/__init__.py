@@ -13,7 +13,7 @@ from nas_core.training.loop import (
     EarlyStopping, History, LoopResult, MovingAverage, NonFiniteLoss, progress_bar, run_epochs,
 )
 from nas_core.training.supervised import (
-    TrainConfig, accuracy, check_optimizer, cosine_lr, descend, evaluate, make_optimizer, on_device,
-    set_lr, step_lr, train_classifier, train_epoch,
+    TrainConfig, accuracy, check_optimizer, cosine_lr, descend, eval_mode, evaluate, make_optimizer,
+    on_device, set_lr, step_lr, train_classifier, train_epoch,
 )
 from nas_core.training.tensors import IGNORED, Augment, Splits, TensorData, derived_seeds

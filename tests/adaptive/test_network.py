@@ -20,9 +20,9 @@ from nas_core.adaptive import (
 )
 from nas_core.adaptive.probe import ProbeStreams, probe_network
 from nas_core.audio import MFCC
-from nas_core.search.reinforce import MovingAverage
 from nas_core.spaces.keyword_cnn import keyword_cnn
 from nas_core.supernet import SuperNetwork
+from nas_core.training import MovingAverage
 
 SMALL = MFCC(n_fft=960, hop=640, n_mfcc=20)
 CLASSES = ("bg-noise", "unknown", "yes", "no")

@@ -85,7 +85,7 @@ def test_without_lambda_budgets_are_not_met(free, paid):
 def test_an_untrained_network_is_at_chance(smoke):
     setup, _, _ = smoke
     images = setup.load(0)
-    net = setup.build(images, 0)
+    _, net, *_ = setup.start(0)
     untrained = Architecture.full(net.graph).extract(net).eval()
     chance = evaluate(untrained, images.test)["accuracy"]
     assert outside(

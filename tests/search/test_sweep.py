@@ -399,7 +399,9 @@ def test_a_store_belongs_to_one_function(tmp_path):
     with pytest.raises(SweepError, match="holds trials of tests.search.sweep_trials.square"):
         sweep(trials.returns_a_number, grid(x=[1]), store=store)
     (tmp_path / "text").write_text("not a database, but long enough to be looked at" * 20)
-    for path in (tmp_path / "text", tmp_path / "no folder" / "s.sqlite"):
+    sweep(trials.square, grid(x=[1]), store=tmp_path / "new folder" / "s.sqlite", workers=0)
+    assert stored(tmp_path / "new folder" / "s.sqlite").square.tolist() == [1]
+    for path in (tmp_path / "text", tmp_path / "text" / "s.sqlite"):
         with pytest.raises(SweepError, match="is not a sweep store"):
             sweep(trials.square, grid(x=[1]), store=path)
     foreign = tmp_path / "study.db"  # of another program, which must find it as it left it

@@ -17,16 +17,14 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import spearmanr
 
-from nas_core.search.cell_batch import (
-    DIGIT_CELLS,
-    CellBatch,
+from benchmarks.cell_table import (
     CellTraining,
     count_right,
     initial_network,
-    table_data,
     train_alone,
     train_cells,
 )
+from nas_core.search.cell_batch import DIGIT_CELLS, CellBatch, table_data
 from nas_core.search.tabular import CellTable, load_nasbench201
 from nas_core.spaces.cells import CellSpace
 
