@@ -16,7 +16,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,6 @@ def count_right(net: nn.Module, data: TensorData, batch_size: int = 128) -> Tens
     return torch.as_tensor(total)
 
 
-@cache
 def initial_network(seed: int) -> SuperNetwork:
     """The weights that every cell of this seed starts from: common random numbers."""
     with torch.random.fork_rng(devices=[]):
