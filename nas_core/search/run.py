@@ -63,9 +63,9 @@ class Run:
 
     def diagnosis(self) -> list[str]:
         """Sentences that say why this result should be distrusted, and what to change."""
-        searched = self.history[self.history.phase == "search"]
-        gamma = self.probabilities[len(self.history) - len(searched) :]  # [epochs, E]
-        if len(searched) < 2:
+        epochs = int((self.history.phase == "search").sum())
+        gamma = self.probabilities[len(self.history) - epochs :]  # [epochs, E]
+        if epochs < 2:
             return []
         first, last = self.history.loss.iloc[0], self.history.loss.iloc[-1]
         # Epochs of the search until Γ stood still, and the undecided gates on the live part.
@@ -109,23 +109,18 @@ class Run:
 
     def save(self, path: str | Path) -> None:
         """Write the run to one file; an interrupted write leaves the old file in place."""
-        record = {f.name: getattr(self, f.name) for f in fields(self)}
-        record["graph"] = self.graph.to_dict()
-        record["history"] = self.history.to_dict("list")
-        record["architecture"] = self.architecture.kept
-        save_atomic(record, Path(path))
+        saved = {"graph": self.graph.to_dict(), "history": self.history.to_dict("list")}
+        saved["architecture"] = self.architecture.kept
+        save_atomic({f.name: getattr(self, f.name) for f in fields(self)} | saved, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Run:
         """Read `save`'s file back."""
         import pandas as pd
 
-        record = load_checkpoint(Path(path))
-        wanted = {f.name for f in fields(cls)}
+        record, wanted = load_checkpoint(path), {f.name for f in fields(cls)}
         if not isinstance(record, dict) or set(record) != wanted:
             raise ValueError(f"{path} is not a saved run: it does not hold {sorted(wanted)}")
-        graph = Graph.from_dict(record["graph"])
-        record["graph"] = graph
-        record["history"] = pd.DataFrame(record["history"])
-        record["architecture"] = Architecture(graph, tuple(record["architecture"]))
-        return cls(**record)
+        graph, history = Graph.from_dict(record["graph"]), pd.DataFrame(record["history"])
+        arch = Architecture(graph, tuple(record["architecture"]))
+        return cls(**record | {"graph": graph, "history": history, "architecture": arch})

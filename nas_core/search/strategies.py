@@ -326,21 +326,17 @@ def optuna_search(
             pruner=pruner() if pruner else optuna.pruners.NopPruner(),
             study_name=f"search {seed}",  # Hyperband hashes it: same name, same brackets
         )  # fmt: skip
-        while True:
-            trial = study.ask()
-            cell = suggest_cell(trial, problem.space)
+
+        def objective(trial: Any) -> float:
+            cell, value = suggest_cell(trial, problem.space), 0.0
             for epochs in problem.fidelities if pruner else (problem.full,):
-                try:
-                    value = problem.train(cell, epochs)
-                except BudgetSpent:
-                    study.tell(trial, state=optuna.trial.TrialState.FAIL)  # else it stays "running"
-                    raise
+                value = problem.train(cell, epochs)  # BudgetSpent fails the trial, ends the study
                 trial.report(value, epochs)
                 if pruner and trial.should_prune():
-                    study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-                    break
-            else:
-                study.tell(trial, value)
+                    raise optuna.TrialPruned
+            return value
+
+        study.optimize(objective)
 
     return strategy
 
@@ -352,7 +348,7 @@ def suggest_cell(trial: Any, space: CellSpace) -> Cell:
 
 
 def tpe(seed: int) -> Any:
-    """Optuna's TPE with explicit arguments, because the defaults of versions 4 and 5 differ."""
+    """Optuna's TPE with every argument: the defaults of versions 4 and 5 differ."""
     import optuna
 
     return optuna.samplers.TPESampler(

@@ -67,15 +67,13 @@ def sweep(
             are fine; the script is not run again in the workers.
         configs: mappings of JSON-able values (numpy's numbers too), all different.
         engine: "local", `workers` processes on this machine, or "ray", an existing cluster.
-        store: SQLite file. Trials that it has as done are not run again; failed ones are.
-            None: the results live in memory only.
+        store: SQLite file; trials that it has as done are not run again. None: in memory only.
         workers: processes (local); 0 runs the trials in this process, one after the other.
         retries: further attempts after a trial raised or its process or node was lost.
-        cpus, gpus: what a trial needs on a Ray cluster; `gpus=0.25` puts four on one GPU. The
-            local engine does not assign GPUs and refuses them.
+        cpus, gpus: what a trial needs on a Ray cluster; `gpus=0.25` puts four on one GPU.
         address: of the Ray cluster; None: the environment's `RAY_ADDRESS`, else this machine's.
-        version: what the store calls the code of `fn`; by default a digest (see `code_version`).
-            Give the same text after an edit if the old results are still valid.
+        version: what the store calls the code of `fn`; by default `code_version(fn)`. Give the
+            same text after an edit if the old results are still valid.
 
     Returns:
         One row per configuration, in the given order: its values, those of the result,
@@ -148,9 +146,6 @@ def map_trials(
     with joblib.parallel_config(backend="loky", inner_max_num_threads=1, max_nbytes=None):
         run = joblib.Parallel(min(processes, len(items)), batch_size=1)
         return run(joblib.delayed(call)(item, os.getpid()) for item in items)
-
-
-# -------------------------------------------------------------------- what a trial is
 
 
 def plain(value: Any) -> Any:
