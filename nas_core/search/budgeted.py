@@ -240,10 +240,9 @@ def _checked_budget(supernet: SuperNetwork, cost: Cost, budget: float, seed: int
             f"the cheapest costs {profile.cheapest:.6g}; raise the budget to that or more"
         )
     if profile.satisfiable(budget) is None:
-        warnings.warn(
+        remark = (
             f"no architecture that was tried costs at most {budget:.6g} {unit} (the cheapest: "
-            f"{profile.cheapest:.6g}); the search may not meet the budget",
-            SearchWarning,
-            stacklevel=3,
+            f"{profile.cheapest:.6g}); the search may not meet the budget"
         )
+        warnings.warn(remark, SearchWarning, stacklevel=3)
     return profile

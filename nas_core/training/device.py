@@ -33,10 +33,9 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
         known = '"auto", "cpu", "cuda", "cuda:0", "cuda:1", … or "mps"'
         raise ValueError(f"unknown device {name!r}; use {known}") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device {name!r} asked for, but {torch.cuda.device_count()} CUDA devices are visible "
-            f'to PyTorch {torch.__version__}; use "cpu" or "auto", or install a CUDA build'
-        )
+        seen = f"{torch.cuda.device_count()} CUDA devices are visible"
+        advice = 'use "cpu" or "auto", or install a CUDA build of PyTorch'
+        raise ValueError(f"device {name!r} asked for, but {seen}; {advice}")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError('device "mps" asked for, but this machine has none; use "cpu"')
     return device
@@ -99,10 +98,8 @@ def time_call(
         clock: seconds; `time.thread_time` counts only the processor time of this thread.
     """
     if repeats < 1 or warmup < 0 or not 0 < confidence < 1:
-        raise ValueError(
-            f"repeats={repeats}, warmup={warmup}, confidence={confidence}: "
-            "need repeats ≥ 1, warmup ≥ 0 and 0 < confidence < 1"
-        )
+        given = f"repeats={repeats}, warmup={warmup}, confidence={confidence}"
+        raise ValueError(f"{given}: need repeats ≥ 1, warmup ≥ 0 and 0 < confidence < 1")
     device = torch.device(device)
     waits = {"cuda": lambda: torch.cuda.synchronize(device), "mps": torch.mps.synchronize}
     wait = waits.get(device.type, lambda: None)

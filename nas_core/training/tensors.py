@@ -81,12 +81,9 @@ class TensorData:
     """
 
     def __init__(
-        self,
-        x: Tensor | np.ndarray,
-        y: Tensor | np.ndarray,
-        augment: Augment | None = None,
-        normalise: Normalise | None = None,
-    ):
+        self, x: Tensor | np.ndarray, y: Tensor | np.ndarray,
+        augment: Augment | None = None, normalise: Normalise | None = None,
+    ):  # fmt: skip
         x, y = torch.as_tensor(x), _class_numbers(torch.as_tensor(y))
         if len(x) != len(y):
             raise ValueError(f"x has {len(x)} examples and y has {len(y)}; give one target each")
@@ -104,10 +101,8 @@ class TensorData:
         if (std <= 0).any():
             raise ValueError(f"standard deviation {normalise[1]}; it must be above 0")
         if x.is_floating_point() and len(x) and x.abs().max() > 8:
-            raise ValueError(
-                f"x has values up to {x.abs().max():.3g}, but normalise is for values in [0, 1]; "
-                "divide x by 255, or keep it as uint8"
-            )
+            found = f"values up to {x.abs().max():.3g}, but normalise is for values in [0, 1]"
+            raise ValueError(f"x has {found}; divide x by 255, or keep it as uint8")
         scale = 255.0 if x.dtype == torch.uint8 else 1.0  # of the raw values
         shape = (1, -1) + (1,) * (x.dim() - 2)
         self._centre, self._spread = (scale * mean).view(shape), (scale * std).view(shape)
