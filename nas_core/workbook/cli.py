@@ -64,6 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--check", action="store_true", help="compare settings with what commands use now")
     add = command(student)
     add("out", metavar="OUT", help="a folder that does not exist or is empty")
+    add = command(html)
+    add("out", nargs="?", metavar="OUT", help="folder of the pages: build/html")
     add = command(sweep)
     add("chapter", help="number or name")
     add("--grid", nargs="*", default=[], metavar="NAME=V1,V2", help="what varies")
@@ -266,6 +268,16 @@ def student(args: argparse.Namespace) -> int:
 
     make_student_edition(book := Book.load(), args.out)
     print(f"{len(book.ready)} chapters in {args.out}/notebooks")
+    return 0
+
+
+def html(args: argparse.Namespace) -> int:
+    """Write the chapters as static pages with search and living views; they work offline."""
+    from nas_core.workbook.web import make_pages
+
+    book = Book.load()
+    pages = make_pages(book, args.out or book.root / "build" / "html")
+    print(f"{len(pages)} pages: open {pages[0]}")
     return 0
 
 
