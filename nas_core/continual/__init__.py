@@ -7,14 +7,17 @@ from nas_core.continual.fit import FitConfig, FitReport, Trial
 from nas_core.continual.learners import LEARNERS, Learner, make_learner
 from nas_core.continual.learners.mntdp import rank_past
 from nas_core.continual.library import Library
-from nas_core.continual.metrics import (
+from nas_core.continual.run import (
+    StreamRun,
     average_accuracy,
+    check_input_shift,
     forgetting,
     learning_curve_area,
     megabytes,
+    run_stream,
     transfer,
+    tune_stream,
 )
-from nas_core.continual.run import StreamRun, check_input_shift, run_stream, tune_stream
 from nas_core.continual.sources import Embedded, Real, task_source
 from nas_core.continual.streams import (
     CTRL,

@@ -74,7 +74,7 @@ class Backbone:
 
     @cached_property
     def _profile(self) -> list[tuple[int, int, tuple[int, ...]]]:
-        """Parameters, multiply-adds and output shape of every block; a head has 10 classes."""
+        """Parameters, and for one example multiply-adds and output shape; with a 10-way head."""
         rows, shape = [], self.input_shape
         with torch.random.fork_rng(devices=[]):  # counting must not change the global generator
             blocks = self.path(10)
@@ -84,20 +84,9 @@ class Backbone:
             shape = out
         return rows
 
-    @property
-    def params(self) -> list[int]:
-        """Parameters of every block, with a head for 10 classes (table 5.3)."""
-        return [params for params, _, _ in self._profile]
-
-    @property
-    def macs(self) -> list[int]:
-        """Multiply-adds of every block for one example, with a head for 10 classes."""
-        return [macs for _, macs, _ in self._profile]
-
-    @property
-    def shapes(self) -> list[tuple[int, ...]]:
-        """Output shape of every block for one example."""
-        return [shape for _, _, shape in self._profile]
+    params = property(lambda self: [row[0] for row in self._profile], doc="Table 5.3, per block")
+    macs = property(lambda self: [row[1] for row in self._profile], doc="Multiply-adds, per block")
+    shapes = property(lambda self: [row[2] for row in self._profile], doc="Of outputs, per block")
 
 
 # Factories are module-level functions, so that backbones can be sent to other processes.
@@ -117,13 +106,10 @@ def _conv(inputs: int, outputs: int, kernel: int, pool: int) -> nn.Module:
 
 
 def resnet(width: int = 64, size: int = 32, *, modules: int = 7, in_channels: int = 3) -> Backbone:
-    """The ResNet of the CTrL experiments: the same width everywhere (table 5.3b).
+    """The ResNet of the CTrL experiments: `width` channels everywhere (table 5.3b).
 
-    Args:
-        width: channels; 64 in the thesis.
-        size: side of the images.
-        modules: 7, or 10 / 3 for the ablation of section 5.6.5: the same layers cut finer (every
-            pair of residual blocks is split) or coarser (neighbours are merged).
+    `modules` may be 10 or 3 for the ablation of section 5.6.5: the same layers cut finer (every
+    pair of residual blocks is split) or coarser (neighbours are merged).
     """
 
     def part(*strides: int, stem: int = 0) -> Callable[[], nn.Module]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from functools import lru_cache, reduce
+from functools import lru_cache, partial, reduce
 
 import torch
 from torch import Tensor
@@ -19,13 +19,10 @@ SPLITS = ("train", "val", "test")
 DIGITS = tuple("0123456789")
 SHAPES = ("disc", "square", "triangle", "ring", "cross", "star", "moon", "hourglass", "bars", "el")
 HUES = ("red", "yellow", "green", "blue", "violet")
-CLOTHES = (
-    "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot",
-)  # fmt: skip
-TEXTURES = (
-    "banded", "striped", "diagonal", "chequered", "dotted", "ringed", "grainy", "blotchy",
-    "meshed", "zigzagged",
-)  # fmt: skip
+CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat",
+           "sandal", "shirt", "sneaker", "bag", "boot")  # fmt: skip
+TEXTURES = ("banded", "striped", "diagonal", "chequered", "dotted",
+            "ringed", "grainy", "blotchy", "meshed", "zigzagged")  # fmt: skip
 # Backgrounds of the rainbow digits, RGB: pure colours, as CTrL has them. Each saturates a channel.
 RAINBOW = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0)}
 
@@ -63,18 +60,14 @@ def draw_family(
 
 
 def paint(digits: Tensor, background: int) -> Tensor:
-    """White digits (uint8 `[N, 3, H, W]`) on one of the colours of `RAINBOW`.
+    """White digits (uint8 `[N, 3, H, W]`) on a colour of `RAINBOW`: ink + (255 − ink) · colour.
 
-    ink + (255 − ink) · colour: the background's channel is 255 everywhere and does not show the
-    digit; the other two channels hold the ink. No normalisation per task can undo that.
+    The background's channel is 255 everywhere, which no normalisation per task can undo.
     """
     if not 0 <= background < len(RAINBOW):
         raise ValueError(f"background is {background}; there are colours 0…{len(RAINBOW) - 1}")
     colour = torch.tensor(list(RAINBOW.values())[background]).view(1, 3, 1, 1)
     return (digits + (255 - digits) * colour).round().to(torch.uint8)
-
-
-# ---------------------------------------------------------------- handwritten digits
 
 
 @lru_cache
@@ -135,9 +128,6 @@ def _wild(y: Tensor, size: int, split: str, g: torch.Generator) -> Tensor:
     return x + slope.view(n, 1, 1, size) + 0.06 * torch.randn(n, 3, size, size, generator=g)
 
 
-# ---------------------------------------------------------------- drawn by formula
-
-
 def _plane(n: int, size: int, g: torch.Generator, turn: float, low: float, high: float, move=0.25):
     """Coordinates u, v `[n, size, size]` of randomly turned, scaled and moved objects."""
     line = (torch.arange(size) + 0.5) / size * 2 - 1
@@ -148,13 +138,11 @@ def _plane(n: int, size: int, g: torch.Generator, turn: float, low: float, high:
     return (x * angle.cos() + y * angle.sin()) / scale, (y * angle.cos() - x * angle.sin()) / scale
 
 
-def _and(*fields: Tensor) -> Tensor:
-    """Where all fields are above 0: their minimum."""
+def _and(*fields: Tensor) -> Tensor:  # positive where all fields are
     return reduce(torch.minimum, fields)
 
 
-def _or(*fields: Tensor) -> Tensor:
-    """Where one of the fields is above 0: their maximum."""
+def _or(*fields: Tensor) -> Tensor:  # positive where one of the fields is
     return reduce(torch.maximum, fields)
 
 
@@ -198,9 +186,11 @@ def _hue(h: Tensor, value: Tensor, pale: Tensor) -> Tensor:
     return (value.view(-1, 1) * (pure + (1 - pure) * pale.view(-1, 1))).view(-1, 3, 1, 1)
 
 
-def _scene(shape: Tensor, hue: Tensor, size: int, g: torch.Generator) -> Tensor:
-    """Objects before a background of blurred colours, shaded and noisy."""
-    n = len(shape)
+def _objects(y: Tensor, size: int, split: str, g: torch.Generator, many: bool = False) -> Tensor:
+    """Objects before a background of blurred colours, shaded and noisy; class = shape, and hue."""
+    n, hue, shape = len(y), torch.rand(len(y), generator=g), y
+    if many:  # five classes per shape, each with a hue that varies a little
+        shape, hue = y // len(HUES), ((y % len(HUES)) / len(HUES) + (hue - 0.5) * 0.05) % 1
     u, v = _plane(n, size, g, 0.5, 0.55, 0.95)
     mask = _soft(_shape(shape, u, v), size).unsqueeze(1)
     r = torch.rand(5, n, generator=g)
@@ -210,15 +200,6 @@ def _scene(shape: Tensor, hue: Tensor, size: int, g: torch.Generator) -> Tensor:
     shade = 1 - 0.25 * (v.unsqueeze(1).clamp(-1, 1) + 1) / 2
     x = ground + mask * (front * shade - ground)
     return x + 0.05 * torch.randn(n, 3, size, size, generator=g)
-
-
-def _objects(y: Tensor, size: int, split: str, g: torch.Generator) -> Tensor:
-    return _scene(y, torch.rand(len(y), generator=g), size, g)
-
-
-def _many(y: Tensor, size: int, split: str, g: torch.Generator) -> Tensor:
-    jitter = (torch.rand(len(y), generator=g) - 0.5) * 0.05
-    return _scene(y // len(HUES), ((y % len(HUES)) / len(HUES) + jitter) % 1, size, g)
 
 
 def _clothes(y: Tensor, size: int, split: str, g: torch.Generator) -> Tensor:
@@ -287,12 +268,6 @@ def _textures(y: Tensor, size: int, split: str, g: torch.Generator) -> Tensor:
     return x + 0.08 * torch.randn(n, 3, size, size, generator=g)
 
 
-_DRAW: dict[str, Callable[[Tensor, int, str, torch.Generator], Tensor]] = {
-    "digits": _digits,
-    "rainbow_digits": _digits,
-    "wild_digits": _wild,
-    "clothes": _clothes,
-    "textures": _textures,
-    "objects": _objects,
-    "many_objects": _many,
-}
+_many = partial(_objects, many=True)
+_KINDS = (_digits, _digits, _wild, _clothes, _textures, _objects, _many)
+_DRAW = dict(zip(CLASSES, _KINDS, strict=True))

@@ -38,11 +38,10 @@ class FitConfig:
     processes: int = 1  # for the grid
 
     def __post_init__(self) -> None:
-        if not self.lr or not self.weight_decay:
-            raise ValueError("lr and weight_decay need at least one value each")
-        if min(self.lr) <= 0 or min(self.weight_decay) < 0:
+        if min(self.lr, default=0) <= 0 or min(self.weight_decay, default=-1) < 0:
             raise ValueError(
-                f"lr {self.lr} must be above 0 and weight_decay {self.weight_decay} at least 0"
+                f"lr is {self.lr} and weight_decay {self.weight_decay}; give at least one value "
+                "each, of lr above 0 and of weight_decay at least 0"
             )
         positive = ("batch_size", "max_steps", "patience", "eval_every", "processes")
         for name, least in {**dict.fromkeys(positive, 1), "val_copies": 0}.items():
@@ -107,11 +106,7 @@ class Meter:
 
 
 def validation_set(task: Task, copies: int, seed: int) -> TensorData:
-    """The validation examples, and cropped and mirrored copies of each for very small tasks.
-
-    Raises:
-        ValueError: when copies of images with permuted pixels are requested.
-    """
+    """The validation examples, and cropped and mirrored copies of each for very small tasks."""
     plain = task.val.plain()
     if not copies:
         return plain
@@ -125,10 +120,9 @@ def validation_set(task: Task, copies: int, seed: int) -> TensorData:
 
 def training_batches(data: TensorData, batch_size: int, seed: int) -> Batches:
     """Batches without end; a last partial batch is dropped unless it is the only one."""
+    drop = len(data) >= batch_size
     for epoch in itertools.count():
-        yield from data.batches(
-            batch_size, seed=seed, epoch=epoch, drop_last=len(data) >= batch_size
-        )
+        yield from data.batches(batch_size, seed=seed, epoch=epoch, drop_last=drop)
 
 
 def fit(
@@ -141,6 +135,9 @@ def fit(
 ) -> list[FitReport]:  # fmt: skip
     """Train every candidate until its validation accuracy has not risen for `patience` steps.
 
+    Each candidate is left in its best state and in eval mode. One whose loss is not finite stops
+    at once, with a validation accuracy of −1; `Diverged` is raised when no candidate is left.
+
     Args:
         candidates: the trainable modules of each; they must not share parameters.
         losses: `(x, y, active)` → one scalar loss per active candidate.
@@ -148,13 +145,6 @@ def fit(
         batches: default are those of the training split.
         before_step, after_step: called just before and just after the optimizer's update.
         latest: of states with the same validation accuracy keep the last one and not the first.
-
-    Returns:
-        One report per candidate; each is left in its best state and in eval mode. A candidate
-        whose loss is not finite stops at once, with a validation accuracy of −1.
-
-    Raises:
-        Diverged: when no candidate is left.
     """
     task, count, meter = trial.task, len(candidates), Meter()
     groups = [{"params": list(c.parameters())} for c in candidates]

@@ -48,13 +48,10 @@ class Library(nn.Module):
         return module
 
     def grow(self, path: Sequence[int], way: int) -> list[nn.Module]:
-        """Register the path of the next task, and make its own modules that do not exist yet.
+        """Register the path of the next task; makes and returns its modules that do not exist yet.
 
-        Returns the new modules.
-
-        Raises:
-            ValueError: for a path of another length, through modules that the library lacks, or to
-                a head for another number of classes.
+        Raises `ValueError` for a path of another length, through modules that the library lacks, or
+        to a head for another number of classes.
         """
         if len(path) != len(self.backbone):
             raise ValueError(f"a path has {len(self.backbone)} modules, got {len(path)}")
@@ -102,9 +99,9 @@ class Library(nn.Module):
     def graph(self) -> tuple[Graph, Tensor]:
         """The graph of all paths (figs. 5.18–5.19) and the mask `[T, E]` of every task's path.
 
-        A module is an edge; dashed "select" edges lead from each head to the output of its task.
-        Modules that different tasks put behind different modules appear once per place. The kind
-        of an edge is the task that brought it, or with more than five of them a group of tasks.
+        A module is an edge, once per place where tasks use it; dashed "select" edges lead from a
+        head to the output of its task. An edge's kind is the task that brought it, or, with more
+        than five tasks, a group of tasks.
         """
         params, macs = self.backbone.params, self.backbone.macs
         edges: dict[tuple[str, str], EdgeInfo] = {}  # by source and target

@@ -1,4 +1,8 @@
-"""Running a learner through a stream: one tidy row per task, one summary, resumable."""
+"""Running a learner through a stream: the measures of section 5.3.1, one tidy row per task.
+
+`accuracy[i, t]` is the test accuracy on task t after learning tasks 0…i. The measures need only
+the last row and the diagonal; every other entry may be NaN.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +16,66 @@ import numpy as np
 import pandas as pd
 import torch
 
-from nas_core.continual import metrics
 from nas_core.continual.learners.base import Learner, plain, refuse_difference
 from nas_core.continual.streams import Stream, Task
 from nas_core.search.sweeps import map_trials
 from nas_core.training import accuracy, load_checkpoint, progress_bar, save_atomic
 
-# Of what learners compute and of how they are saved; raise it when the same settings give other
-# numbers or files.
-VERSION = 3
+VERSION = 3  # raise it when the same settings give other numbers, or files of another form
+
+_LISTS = ("rows", "curves", "details")  # of a run, one entry per task
+
+
+def _square(accuracy) -> np.ndarray:
+    matrix = np.asarray(accuracy, dtype=float)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not len(matrix):
+        raise ValueError(f"accuracy is [T, T] with T ≥ 1, got {list(matrix.shape)}")
+    needed = np.concatenate([matrix[-1], np.diag(matrix)])
+    if not ((needed >= 0) & (needed <= 1)).all():  # NaN is neither
+        raise ValueError("the last row and the diagonal of accuracy must be numbers in [0, 1]")
+    return matrix
+
+
+def average_accuracy(accuracy) -> float:
+    """A(S): mean accuracy over all tasks after the last one (eq. 5.1)."""
+    return float(_square(accuracy)[-1].mean())
+
+
+def forgetting(accuracy) -> float:
+    """F(S): mean over t < T of accuracy at the end minus that just after task t (eq. 5.2).
+
+    Negative means that the learner forgot; 0 for a stream of one task.
+    """
+    matrix = _square(accuracy)
+    change = matrix[-1, :-1] - np.diag(matrix)[:-1]
+    return float(change.mean()) if len(change) else 0.0
+
+
+def transfer(accuracy, alone: float) -> float:
+    """T(S): accuracy on the last task minus `alone`, that of the same learner without a past.
+
+    Equation 5.3; `alone` is measured after learning the last task as the only one.
+    """
+    if not 0 <= alone <= 1:
+        raise ValueError(f"alone is {alone}; it is an accuracy in [0, 1]")
+    return float(_square(accuracy)[-1, -1] - alone)
+
+
+def learning_curve_area(curves: Sequence[Sequence[float]], beta: int = 5) -> float:
+    """LCA@β: mean over tasks and over b = 0…β of test accuracy after b batches (eq. 5.4).
+
+    `curves` holds per task the accuracies after 0, 1, 2, … batches, at least β + 1 of them.
+    """
+    if beta < 0:
+        raise ValueError(f"beta is {beta}; it must be at least 0")
+    if not len(curves) or any(len(curve) < beta + 1 for curve in curves):
+        raise ValueError(f"LCA@{beta} needs {beta + 1} accuracies for every task")
+    return float(np.mean([np.mean(curve[: beta + 1]) for curve in curves]))
+
+
+def megabytes(count: int) -> float:
+    """Bytes in the unit of the thesis' tables: 10⁶ bytes."""
+    return count / 1e6
 
 
 @dataclass
@@ -45,18 +100,15 @@ class StreamRun:
 
     def summary(self) -> dict[str, Any]:
         """The columns of the thesis' tables."""
-        out: dict[str, Any] = {
-            "stream": self.stream.name,
-            "learner": self.learner.name,
-            "A": metrics.average_accuracy(self.accuracy),
-            "F": metrics.forgetting(self.accuracy),
-            "memory_mb": metrics.megabytes(self.learner.total_memory()),
-            "training_gmacs": sum(row["macs"] for row in self.rows) / 1e9,
-        }
+        out: dict[str, Any] = {"stream": self.stream.name, "learner": self.learner.name}
+        out["A"] = average_accuracy(self.accuracy)
+        out["F"] = forgetting(self.accuracy)
+        out["memory_mb"] = megabytes(self.learner.total_memory())
+        out["training_gmacs"] = sum(row["macs"] for row in self.rows) / 1e9
         if self.alone is not None:
-            out["T"] = metrics.transfer(self.accuracy, self.alone)
+            out["T"] = transfer(self.accuracy, self.alone)
         if self.beta is not None:
-            out[f"LCA@{self.beta}"] = metrics.learning_curve_area(self.curves, self.beta)
+            out[f"LCA@{self.beta}"] = learning_curve_area(self.curves, self.beta)
         return out
 
 
@@ -75,11 +127,9 @@ def run_stream(
             T(S), eq. 5.3.
         beta: record test accuracy after the first 0…beta batches of each task; None saves time.
         full_matrix: measure every past task after every task, not only what A and F need.
-        checkpoint: file that is written after every task; a run that finds it goes on from there.
-
-    Raises:
-        ValueError: for a learner that has a past, and for a checkpoint of another stream,
-            learner, option, seed or training; names both values.
+        checkpoint: file that is written after every task; a run that finds it goes on from there,
+            or raises `ValueError` with both values if stream, learner, option, seed or training
+            is another.
     """
     count = len(stream)
     run = StreamRun(learner, stream, np.full((count, count), np.nan), alone=alone, beta=beta)
@@ -106,21 +156,12 @@ def run_stream(
             run.accuracy[t, i] = _tested(learner, stream[i], i)
         run.curves.append(report.curve)
         run.details.append(report.details)
-        run.rows.append(
-            {
-                "task": t + 1,
-                "name": task.name,
-                "after": float(run.accuracy[t, t]),
-                "val": report.val_accuracy,
-                "memory_mb": metrics.megabytes(learner.total_memory()),
-                "macs": report.macs,
-                "steps": report.steps,
-                "lr": report.lr,
-                "weight_decay": report.weight_decay,
-                "choice": report.choice,
-                "diverged": len(report.details.get("diverged", ())),  # points of the grid
-            }
-        )
+        row = {"task": t + 1, "name": task.name, "after": float(run.accuracy[t, t]),
+               "val": report.val_accuracy,
+               "memory_mb": megabytes(learner.total_memory())}  # fmt: skip
+        row |= {k: getattr(report, k) for k in ("macs", "steps", "lr", "weight_decay", "choice")}
+        row["diverged"] = len(report.details.get("diverged", ()))  # points of the grid
+        run.rows.append(row)
         if checkpoint is not None:
             lists = {name: getattr(run, name) for name in _LISTS}
             state = {"run": identity, "learner": learner.state_dict(), **lists}
@@ -130,9 +171,6 @@ def run_stream(
     for i in np.flatnonzero(np.isnan(run.accuracy[-1])).tolist():
         run.accuracy[-1, i] = _tested(learner, stream[i], i)
     return run
-
-
-_LISTS = ("rows", "curves", "details")  # of a run, one entry per task
 
 
 def _resume(run: StreamRun, state: dict[str, Any], wanted: dict[str, Any], file: str) -> None:
@@ -154,14 +192,8 @@ def _resume(run: StreamRun, state: dict[str, Any], wanted: dict[str, Any], file:
 def check_input_shift(learner: Learner, stream: Stream, least: float = 0.05) -> tuple[float, float]:
     """Refuse an S^in whose first network, unchanged, already solves the last task.
 
-    Args:
-        learner: one that has learnt at least the first task of the stream and kept it.
-        least: accuracy that the first network must lose on the last task's inputs.
-
-    Returns the test accuracy of the first task's network on the first and on the last task.
-
-    Raises:
-        ValueError: when it loses less: then the stream tests nothing.
+    Returns the test accuracy of the first task's network on the first and on the last task. Raises
+    `ValueError` when the difference is less than `least`: then the stream tests nothing.
     """
     first, last = stream[0], stream[len(stream) - 1]
     if first.classes != last.classes:
@@ -180,16 +212,16 @@ def tune_stream(
 ) -> tuple[float, pd.DataFrame]:
     """Choose a constraint strength for the whole stream, as the † rows of the thesis do.
 
-    `make` turns a value into a learner; with several processes it must be picklable. Returns the
-    value with the best mean validation accuracy after the last task, and the table.
+    `make` turns a value into a learner. Returns the value with the best mean validation accuracy
+    after the last task, and the table.
     """
-    scores = map_trials(partial(_tuning, make, stream), list(values), processes)
+
+    def score(value: float) -> float:
+        learner = make(value)
+        run_stream(learner, stream, beta=None)
+        each = [accuracy(partial(learner.predict, task_id=t.id), t.val.plain()) for t in stream]
+        return float(np.mean(each))
+
+    scores = map_trials(score, list(values), processes)
     table = pd.DataFrame({"value": list(values), "val_accuracy": scores})
     return float(table.loc[table["val_accuracy"].idxmax(), "value"]), table
-
-
-def _tuning(make: Callable[[float], Learner], stream: Stream, value: float) -> float:
-    learner = make(value)
-    run_stream(learner, stream, beta=None)
-    scores = [accuracy(partial(learner.predict, task_id=t.id), t.val.plain()) for t in stream]
-    return float(np.mean(scores))

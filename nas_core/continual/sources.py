@@ -45,8 +45,6 @@ def dataset_of(name: str) -> str:
 class TaskSource(Protocol):
     """Seven data sets, each with classes and three disjoint pools of images."""
 
-    size: int
-
     def name(self, dataset: str) -> str: ...
     def classes(self, dataset: str) -> tuple[str, ...]: ...
     def pool(self, dataset: str, split: str) -> tuple[Tensor, Tensor]: ...
@@ -117,8 +115,7 @@ class Real:
 def task_source(kind: str, size: int, pool_sizes: Sequence[int], seed: int = 0) -> Embedded | Real:
     """The images of a chapter: "embedded", or "real" with a family for each missing data set.
 
-    Raises:
-        DataNotFound: for "real" when not one of the data sets is there.
+    Raises `DataNotFound` for "real" when not one of the data sets is there.
     """
     pools = (pool_sizes[0], pool_sizes[1], pool_sizes[2])
     if kind == "embedded":
@@ -142,13 +139,14 @@ def _images(name: str, root: str, seed: int, size: int | None) -> dict[str, Any]
     x, y, x_test, y_test, classes = read_images(name, root)
     order = stratified_order(y.numpy(), seed)
     val = round(REAL[_BY_NAME[name]][1] * len(y))
-    parts = {"train": order[val:], "val": order[:val]}
-    cut = {split: (x[rows], y[rows]) for split, rows in parts.items()} | {"test": (x_test, y_test)}
-    ready = {s: (a if size is None else _to_rgb(a, size), b) for s, (a, b) in cut.items()}
-    return {**ready, "classes": tuple(classes)}
+    cut = {"train": (x[order[val:]], y[order[val:]]), "val": (x[order[:val]], y[order[:val]])}
+    cut["test"] = (x_test, y_test)
+    return {**{s: (_to_rgb(a, size), b) for s, (a, b) in cut.items()}, "classes": tuple(classes)}
 
 
-def _to_rgb(x: Tensor, size: int) -> Tensor:
+def _to_rgb(x: Tensor, size: int | None) -> Tensor:
+    if size is None:
+        return x
     if x.shape[-1] != size:
         resize = partial(interpolate, size=size, mode="bilinear", antialias=True)
         x = torch.cat([resize(part.float()) for part in x.split(4096)])

@@ -20,8 +20,6 @@ from nas_core.continual.families import RAINBOW, SPLITS, paint
 from nas_core.continual.sources import Real, TaskSource, dataset_of
 from nas_core.training import Augment, TensorData, derived_seeds
 
-# ---------------------------------------------------------------- one task
-
 
 @dataclass(frozen=True)
 class TaskSpec:
@@ -36,10 +34,10 @@ class TaskSpec:
     pixels: int | None = None  # seed of a permutation of the pixels
 
     def __post_init__(self) -> None:
-        classes, least = list(self.classes), min(self.train, self.val)
+        classes = list(self.classes)
         if len(set(classes)) != len(classes) or len(classes) < 2:
             raise ValueError(f"a task needs two or more classes, each once; got {classes}")
-        if least < len(classes):
+        if min(self.train, self.val) < len(classes):
             raise ValueError(
                 f"{self.train} / {self.val} examples for {len(classes)} classes: "
                 "training and validation need at least one of each class"
@@ -77,9 +75,6 @@ def standard_augmentation(side: int) -> Augment:
     return Augment(max(1, side // 8), flip=True)
 
 
-# ---------------------------------------------------------------- a stream of tasks
-
-
 @dataclass(eq=False, repr=False)
 class Stream:
     """A sequence of tasks, the same for the same seed; iterable any number of times."""
@@ -109,6 +104,10 @@ class Stream:
     def __repr__(self) -> str:
         return f"Stream({self.name}: {len(self)} tasks, seed {self.seed})"
 
+    def _check(self, index: int) -> None:
+        if index not in range(len(self)):
+            raise IndexError(f"{self.name} has tasks 0…{len(self) - 1}, not {index}")
+
     def __getitem__(self, index: int) -> Task:
         """Task number `index`, counted from 0; always the same images."""
         self._check(index)
@@ -116,19 +115,13 @@ class Stream:
         parts = {split: self._cut(number, spec, split) for split in SPLITS}
         pixels = parts["train"][0].float() / 255
         mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)).clamp(min=1e-3)
-        moved = self.augment and spec.pixels is None
-        augment = standard_augmentation(pixels.shape[-1]) if moved else None
         data = {
-            split: TensorData(
-                *xy, augment if split == "train" else None, (mean.tolist(), std.tolist())
-            ).to(self.device)
+            split: TensorData(*xy, normalise=(mean.tolist(), std.tolist())).to(self.device)
             for split, xy in parts.items()
         }
+        if self.augment and spec.pixels is None:
+            data["train"].augment = standard_augmentation(pixels.shape[-1])
         return Task(index, f"t{number + 1} {self.source.name(spec.dataset)}", spec, **data)
-
-    def _check(self, index: int) -> None:
-        if index not in range(len(self)):
-            raise IndexError(f"{self.name} has tasks 0…{len(self) - 1}, not {index}")
 
     def _cut(self, number: int, spec: TaskSpec, split: str) -> tuple[Tensor, Tensor]:
         """Images uint8 `[N, C, H, W]` and labels `[N]` of one split of a task."""
@@ -190,8 +183,6 @@ class Stream:
         return pd.DataFrame(rows, columns=["task", "dataset", "classes", "way", "train", "val"])
 
 
-# ---------------------------------------------------------------- CTrL
-
 Sizes = dict[str, tuple[int, int]]
 # Table 5.2. The numbers are totals: its caption says "per class", but DTD has 40 images a class.
 THESIS_SIZES: Sizes = {"large": (4000, 2000), "small": (400, 200), "tiny": (50, 30)}
@@ -221,9 +212,8 @@ def ctrl_stream(
 
     Args:
         name: "minus", "plus", "in", "out", "pl" or "long".
-        sizes: training and validation totals for "large", "small" and "tiny" tasks; default
-            `THESIS_SIZES` for real images and `EMBEDDED_SIZES` for the embedded families. For
-            "long": "large" and "small", default 5000 / 2500 (or all there is) and 25 / 15.
+        sizes: training and validation totals of "large", "small" and "tiny" tasks; default
+            `THESIS_SIZES` for real images and `EMBEDDED_SIZES` for families; see `long_specs`.
         tasks: length of the long stream.
         test_per_class: cap on test images; default all (S^long: 1000, as in appendix A).
         options: `augment` and `device` of the `Stream`.
@@ -262,11 +252,7 @@ def _sizes(default: Sizes, given: Sizes | None) -> Sizes:
 
 
 def check_relations(name: str, specs: Sequence[TaskSpec]) -> None:
-    """Refuse a stream whose first and last tasks are not related as its name says.
-
-    Raises:
-        ValueError: for example when a label permutation leaves a class where it was.
-    """
+    """Refuse a stream whose first and last tasks are not related as its name says."""
     first, last, symbol = specs[0], specs[-1], SYMBOLS[name]
     distinct = [s.dataset.removeprefix("rainbow_") for s in (specs if name == "pl" else specs[:-1])]
     if len(set(distinct)) < len(distinct):
@@ -316,7 +302,8 @@ def long_specs(
 ) -> list[TaskSpec]:  # fmt: skip
     """The schedule of S^long: random data set, five random classes, large or small.
 
-    A stream of fewer than 100 tasks runs through the same three phases, only faster.
+    Training and validation totals are 5000 / 2500 (or all there is) and 25 / 15. A stream of fewer
+    than 100 tasks runs through the same three phases, only faster.
     """
     if tasks < 1:
         raise ValueError(f"tasks is {tasks}; a stream has at least one")
@@ -341,10 +328,7 @@ def long_specs(
 def tabulated_stream(table: pd.DataFrame, source: TaskSource, **options: Any) -> Stream:
     """The stream that a table lists, e.g. appendix A's instance of S^long.
 
-    Args:
-        table: columns dataset, classes (a tuple of names), train, val; such as
-            `nas_core.data.reference.load("s_long")`.
-        options: `seed`, `augment` and `device` of the `Stream`.
+    Columns are dataset, classes (a tuple of names), train and val; `options` those of `Stream`.
     """
 
     def plain(name: str) -> str:  # MNIST's classes are "0 - zero", CIFAR-100's have underscores
@@ -360,9 +344,6 @@ def tabulated_stream(table: pd.DataFrame, source: TaskSource, **options: Any) ->
         classes = tuple(known[plain(c)] for c in row.classes)
         specs.append(TaskSpec(dataset, classes, int(row.train), int(row.val), 1000))
     return Stream("S^long (A.1)", specs, source, **options)
-
-
-# ---------------------------------------------------------------- standard streams
 
 
 def permuted_digits(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nas_core.continual import metrics
+from nas_core.continual import forgetting, learning_curve_area
 from nas_core.workbook.checks import Problem, compare, exercise
 
 _CASES = {
@@ -26,7 +26,7 @@ def ex_8_1(fn: object) -> Problem:
         (_with_last, "the last task cannot be forgotten yet: average over the T − 1 before it"),
         (lambda got, want, m: np.isclose(got, -want), "the sign: forgetting is a negative number"),
     ]
-    return compare(fn, metrics.forgetting, _CASES, hints=hints)
+    return compare(fn, forgetting, _CASES, hints=hints)
 
 
 @exercise("8.2", "learning curve area")
@@ -44,7 +44,7 @@ def ex_8_2(fn: object) -> Problem:
         ),
     ]
     return compare(
-        fn, metrics.learning_curve_area, {"β = 2": [curves, 2], "β = 3": [curves, 3]}, hints=hints
+        fn, learning_curve_area, {"β = 2": [curves, 2], "β = 3": [curves, 3]}, hints=hints
     )
 
 

@@ -113,7 +113,7 @@ def test_whole_paths_are_judged_on_the_validation_split(digits, learns):
     found = []
     for stream in (digits, poisoned(digits)):
         task = stream[2]
-        ((path, report),) = learner.whole(Trial(task, 0, 0.01, 0.0, beta=None), [(0, 1.0)])
+        ((path, _, report),) = learner.whole(Trial(task, 0, 0.01, 0.0, beta=None), [(0, 1.0)])
         val = accuracy(lambda x: learner.predict(x, 0), task.val)
         assert path == (0, 0, 0) and report.val_accuracy == val
         found.append(report)

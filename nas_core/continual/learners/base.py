@@ -55,13 +55,8 @@ class Learner:
     def learn(self, task: Task, *, beta: int | None = None) -> FitReport:
         """Learn the next task of a stream; of the grid's trials the best on validation is kept.
 
-        Trials that diverge are listed in `report.details["diverged"]`.
-
-        Args:
-            beta: also record test accuracy after 0…beta batches (for LCA@beta).
-
-        Raises:
-            FloatingPointError: when every trial diverges.
+        Trials that diverge are listed in `report.details["diverged"]`; `FloatingPointError` is
+        raised when all of them do. With `beta`, test accuracy after 0…beta batches is recorded too.
         """
         if task.id != self.seen:
             raise ValueError(f"task {task.id} came, but task {self.seen} is next: tasks in order")
@@ -71,13 +66,11 @@ class Learner:
                 f"{self.backbone.name} wants {self.backbone.input_shape}"
             )
         self.device = task.train.device
-        trials = self.trials(task, beta)
-        done = map_trials(partial(_attempt, self), trials, self.config.processes)
-        kept = [(learner, report) for learner, report in done if learner is not None]
+        done = map_trials(partial(_attempt, self), self.trials(task, beta), self.config.processes)
         lost = [report for learner, report in done if learner is None]
-        if not kept:
+        best, report = max(done, key=lambda pair: pair[1].val_accuracy)  # −1 where it diverged
+        if best is None:
             raise FloatingPointError(lost[-1].choice)
-        best, report = max(kept, key=lambda pair: pair[1].val_accuracy)
         self.__dict__ = best.__dict__
         self.seen += 1
         report.macs = sum(r.macs for _, r in done)  # the search for hyper-parameters is training
@@ -95,9 +88,7 @@ class Learner:
         self, trial: Trial, trained: Iterable[nn.Module],
         loss: Callable[[Tensor, Tensor], Tensor] | None = None, **hooks: Any,
     ) -> FitReport:  # fmt: skip
-        """Train some modules of `net`; all other parts stay as they are.
-
-        Frozen modules get no gradient and are in eval mode: their batch-norm statistics stay too.
+        """Train some modules of `net`; all others stay as they are, batch-norm statistics too.
 
         Args:
             loss: `(x, y)` → scalar; default is the cross-entropy of the task's logits.
@@ -107,15 +98,8 @@ class Learner:
         parts = nn.ModuleList(trained).requires_grad_(True)
         logits = partial(self.net, task=trial.task.id)
         loss = loss or (lambda x, y: cross_entropy(logits(x), y))
-        (report,) = fit(
-            [parts],
-            lambda x, y, active: [loss(x, y)],
-            lambda data, which: [accuracy(logits, data)],
-            trial,
-            self.config,
-            **hooks,
-        )
-        return report
+        losses, scores = lambda x, y, _: [loss(x, y)], lambda data, _: [accuracy(logits, data)]
+        return fit([parts], losses, scores, trial, self.config, **hooks)[0]
 
     def predict(self, x: Tensor, task_id: int) -> Tensor:
         """Logits `[B, classes]` of a task that was learnt."""
@@ -154,11 +138,7 @@ class Learner:
                 "structure": structure, "weights": self.net.state_dict()}  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state of the same learner.
-
-        Raises:
-            ValueError: for another learner, backbone or option; names both values.
-        """
+        """Go on from a state of a learner with the same backbone and options."""
         refuse_difference("this state", state.get("identity", {}), self.identity())
         self.seen, self.net = state["seen"], self.new_net()
         self.net.rebuild(state["structure"])

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, linear, mse_loss, one_hot
+from torch.nn.functional import cross_entropy, mse_loss, one_hot
 
 from nas_core.continual.backbones import Head
 from nas_core.continual.fit import FitReport, Trial
@@ -20,23 +21,10 @@ from nas_core.training import descend, make_optimizer
 Weights = list[tuple[Tensor, Tensor]]  # weight and bias of every layer
 
 
-class Units(nn.Module):
-    """A linear layer with ReLU that starts with no unit."""
-
-    def __init__(self, inputs: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(0, inputs))
-        self.bias = nn.Parameter(torch.empty(0))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(linear(x, self.weight, self.bias))
-
-
 class GrowingMLP(nn.Module):
     """Linear layers with ReLU to which units are appended; old units never read new ones.
 
-    A head reads the units that existed when its task was learnt, so growing changes no old
-    prediction.
+    A head reads the units that existed when its task was learnt: growing keeps old predictions.
     """
 
     def __init__(self, inputs: int, hidden: Sequence[int]):
@@ -48,86 +36,71 @@ class GrowingMLP(nn.Module):
         return {"widths": self.widths, "heads": heads}
 
     def rebuild(self, structure: dict[str, Any]) -> None:
-        inputs, *hidden = structure["widths"]
-        self.layers: Any = nn.ModuleList([Units(inputs), *(Units(0) for _ in hidden[1:])])
+        layers = [nn.Linear(*sizes) for sizes in pairwise(structure["widths"])]
+        self.layers: Any = nn.ModuleList(layers)
         self.heads: Any = nn.ModuleList([Head(*sizes, pool=False) for sizes in structure["heads"]])
-        self.grow(hidden)
 
     @property
     def widths(self) -> list[int]:
         """Inputs, and units of every layer."""
-        return [self.layers[0].weight.shape[1], *(len(layer.weight) for layer in self.layers)]
+        return [self.layers[0].in_features, *(layer.out_features for layer in self.layers)]
 
     def weights(self) -> Weights:
         """A copy of the weights as they are now."""
         return [(m.weight.detach().clone(), m.bias.detach().clone()) for m in self.layers]
 
+    @torch.no_grad()
     def grow(self, units: Sequence[int]) -> None:
         """Append so many units to every layer; their weights are random, all others stay."""
         inputs = self.widths[0]
-        for layer, more in zip(self.layers, units, strict=True):
-            old_out, old_in = layer.weight.shape
-            outputs = old_out + more
-            fresh = nn.Linear(max(1, inputs), max(1, outputs)).to(layer.weight.device)
-            with torch.no_grad():
-                weight = fresh.weight[:outputs, :inputs].clone()
-                bias = fresh.bias[:outputs].clone()
-                weight[:old_out] = 0  # what old units would read of new ones
-                weight[:old_out, :old_in] = layer.weight
-                bias[:old_out] = layer.bias
-            layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
-            inputs = outputs
+        for n, (more, (weight, bias)) in enumerate(zip(units, self.weights(), strict=True)):
+            old, known = weight.shape
+            layer = nn.Linear(inputs, old + more).to(weight)
+            layer.weight[:old] = 0  # what old units would read of new ones
+            layer.weight[:old, :known], layer.bias[:old] = weight, bias
+            self.layers[n], inputs = layer, old + more
 
     def add_head(self, classes: int) -> None:
         self.heads.append(Head(self.widths[-1], classes, pool=False).to(self.layers[0].weight))
 
+    @torch.no_grad()
     def widen_head(self, task: int) -> None:
         """Let the head of a task read all units that there are now."""
         old = self.heads[task].linear
         head = Head(self.widths[-1], old.out_features, pool=False).to(old.weight)
-        with torch.no_grad():
-            head.linear.weight[:, : old.in_features] = old.weight
-            head.linear.bias.copy_(old.bias)
+        head.linear.weight[:, : old.in_features], head.linear.bias[:] = old.weight, old.bias
         self.heads[task] = head
 
     def reader(self, n: int) -> Any:
         """The linear layer that reads layer n: the next one, or that of the last head."""
         return self.layers[n + 1] if n + 1 < len(self.layers) else self.heads[-1].linear
 
+    @torch.no_grad()
     def remove(self, n: int, units: Tensor) -> None:
-        """Remove units from layer n that do not depend on their input or that nothing reads.
+        """Remove units (a mask) of layer n that do not depend on their input or that are not read.
 
-        Outputs stay what they were: the constant relu(bias) that such a unit sends moves into the
-        biases of its readers.
-
-        Args:
-            units: bool `[units of the layer]`; only the last head may read them.
+        Outputs stay as they were: the constant relu(bias) that such a unit sends moves into the
+        biases of its readers. No head but the last may read these units.
         """
         layer, reader, keep = self.layers[n], self.reader(n), ~units
-        with torch.no_grad():
-            reader.bias += reader.weight @ (torch.relu(layer.bias) * units)
-            reader.weight = nn.Parameter(reader.weight[:, keep])
-            layer.weight, layer.bias = (nn.Parameter(p[keep]) for p in (layer.weight, layer.bias))
-        if isinstance(reader, nn.Linear):
-            reader.in_features = int(keep.sum())
+        reader.bias += reader.weight @ (torch.relu(layer.bias) * units)
+        reader.weight = nn.Parameter(reader.weight[:, keep])
+        layer.weight, layer.bias = nn.Parameter(layer.weight[keep]), nn.Parameter(layer.bias[keep])
+        reader.in_features = layer.out_features = int(keep.sum())
 
     def forward(self, x: Tensor, task: int) -> Tensor:
         x = x.flatten(1)
         for layer in self.layers:
-            x = layer(x)
+            x = torch.relu(layer(x))
         head = self.heads[task]
         return head(x[:, : head.linear.in_features])  # the units that its task knew
 
 
 @dataclass(eq=False, kw_only=True)
 class Growing(Learner):
-    """Shared parts; `backbone` must be `mlp(...)`.
+    """What DEN and RCL share; `backbone` must be `mlp(...)`."""
 
-    Args:
-        width: units of every layer at the start; default is that of the backbone.
-    """
-
-    width: int | None = None
+    width: int | None = None  # units of every layer at the start; default: as in the backbone
 
     def new_net(self) -> GrowingMLP:
         b = self.backbone
@@ -141,30 +114,25 @@ class Growing(Learner):
         self, trial: Trial, masks: Sequence[Tensor] | None, *,
         extra: Callable[[], Tensor] | None = None, shrink: Callable[[], None] | None = None,
     ) -> FitReport:  # fmt: skip
-        """Train the task's head and the weights that `masks` marks.
+        """Train the task's head and the weights where `masks` (per layer `[units, inputs]`) are 1.
 
-        Args:
-            masks: per layer `[units, inputs]`, 1 for weights that learn; None for no layer.
-            extra: added to the loss.
-            shrink: a proximal step, after every step of the optimizer; it may change weights.
+        `extra` is added to the loss; `shrink` is a proximal step after every optimizer step.
         """
         net, t = self.net, trial.task.id
 
         def loss(x: Tensor, y: Tensor) -> Tensor:
-            loss = cross_entropy(net(x, t), y)
-            return loss if extra is None else loss + extra()
+            return cross_entropy(net(x, t), y) + (extra() if extra else 0)
 
         def before_step() -> None:
             for layer, mask in zip(net.layers, masks or (), strict=bool(masks)):
                 layer.weight.grad *= mask
                 layer.bias.grad *= mask.amax(1) if mask.numel() else 1
 
-        # Weight decay would move the weights that the masks protect, so there is none. With
-        # proximal steps later weights are sparser: of equal accuracies the last one is kept.
-        return self.fit_one(
-            replace(trial, weight_decay=0.0), [net.heads[t], *(net.layers if masks else [])], loss,
-            before_step=before_step, after_step=shrink, latest=shrink is not None,
-        )  # fmt: skip
+        trial = replace(trial, weight_decay=0.0)  # it would move weights that masks protect
+        hooks = {"before_step": before_step, "after_step": shrink}
+        # With proximal steps later weights are sparser: of equal accuracies the last one is kept.
+        latest, trained = shrink is not None, [net.heads[t], *(net.layers if masks else [])]
+        return self.fit_one(trial, trained, loss, latest=latest, **hooks)
 
     def new_rows(self, known: Sequence[int]) -> list[Tensor]:
         """Masks of the units beyond the first `known` of every layer."""
@@ -172,9 +140,6 @@ class Growing(Learner):
         for mask, count in zip(masks, known, strict=True):
             mask[count:] = 1
         return masks
-
-
-# ---------------------------------------------------------------- DEN
 
 
 @torch.no_grad()
@@ -199,20 +164,13 @@ class DEN(Growing):
     gains `expand` units, trained under group sparsity, and those that remain useless are removed;
     (3) old units that drifted by more than `drift` get their old weights back, a copy keeps the
     new ones, and the copies are retrained. What drifted less stays moved: DEN may forget a little.
-
-    Args:
-        l1: weight of both sparsity terms.
-        keep: weight of the squared distance from the old weights in selective retraining.
-        target: validation accuracy that needs no new unit.
-        expand: units that every layer may gain.
-        drift: change of a unit's weights, relative to their norm, above which it is split.
     """
 
-    l1: float = 1e-2
-    keep: float = 0.1
-    target: float = 0.98
-    expand: int = 10
-    drift: float = 0.3
+    l1: float = 1e-2  # weight of both sparsity terms
+    keep: float = 0.1  # of the squared distance from the old weights in selective retraining
+    target: float = 0.98  # validation accuracy that needs no new unit
+    expand: int = 10  # units that every layer may gain
+    drift: float = 0.3  # change of a unit's weights, relative to their norm, that splits it
     name = "DEN"
 
     def learn_once(self, trial: Trial) -> FitReport:
@@ -258,18 +216,16 @@ class DEN(Growing):
 
     def selected(self, head: Tensor) -> list[Tensor]:
         """Masks of the weights on paths of weights ≠ 0 to the head `[classes, units]`."""
-        used = (head.detach() != 0).any(0)  # [units of the last layer]
-        masks: list[Tensor] = []
+        masks, used = list[Tensor](), (head != 0).any(0)  # [units of the last layer]
         for layer in reversed(self.net.layers):
-            chosen = (layer.weight.detach() != 0) & used.view(-1, 1)
-            masks.insert(0, chosen.to(layer.weight.dtype))
-            used = chosen.any(0)
+            chosen = (layer.weight != 0) & used.view(-1, 1)
+            masks, used = [chosen.to(layer.weight), *masks], chosen.any(0)
         return masks
 
     def prune(self, known: Sequence[int]) -> int:
-        """Remove units beyond the first `known` that read nothing or that nothing reads.
+        """Remove units beyond the first `known` that read nothing or are not read; how many.
 
-        Every layer keeps one unit. Returns how many were removed.
+        Every layer keeps one unit.
         """
         net, before = self.net, sum(self.net.widths)
         for n in reversed(range(len(net.layers))):  # what is removed above frees units below
@@ -314,9 +270,6 @@ class DEN(Growing):
         return sum(int(d.sum()) for d in moved)
 
 
-# ---------------------------------------------------------------- RCL
-
-
 class Controller(nn.Module):
     """Proposes a number of units for every layer, and values what it has proposed so far."""
 
@@ -351,19 +304,13 @@ class RCL(Growing):
     follows the reward minus the value that a critic expects; both are kept from task to task. The
     best proposal is trained in full. Old weights never move, so nothing is forgotten. The same
     proposal always gets the same reward, so it is trained once.
-
-    Args:
-        proposals: numbers of units to choose from at every layer.
-        episodes: proposals per task, with trainings of `trial_steps` steps.
-        price: reward that an added unit costs.
-        controller_lr: learning rate of policy and critic.
     """
 
-    proposals: tuple[int, ...] = (0, 5, 10, 20)
-    episodes: int = 100
-    trial_steps: int = 30
-    price: float = 1e-3
-    controller_lr: float = 0.02
+    proposals: tuple[int, ...] = (0, 5, 10, 20)  # numbers of units to choose from, per layer
+    episodes: int = 100  # proposals per task
+    trial_steps: int = 30  # of the training behind a reward
+    price: float = 1e-3  # reward that an added unit costs
+    controller_lr: float = 0.02  # of policy and critic
     name = "RCL"
 
     def __post_init__(self) -> None:
@@ -380,8 +327,8 @@ class RCL(Growing):
 
     def learn_once(self, trial: Trial) -> FitReport:
         start, first = self.net, not trial.task.id
-        best: Sequence[int] = [0] * len(start.layers)
-        best, macs, rewards = (best, 0, []) if first else self._choose(trial, start)
+        none: Sequence[int] = [0] * len(start.layers)
+        best, macs, rewards = (none, 0, []) if first else self._choose(trial, start)
         report = self._with_units(trial, start, best)
         report.macs += macs
         report.choice = "" if first else "+".join(map(str, best)) + " units"

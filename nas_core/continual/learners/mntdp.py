@@ -8,7 +8,6 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +24,8 @@ from nas_core.training import MovingAverage, TensorData, accuracy, descend, make
 Prefix = tuple[int, ...]  # owners of the first modules of a path
 Sources = Sequence[tuple[int, float]]  # past tasks with the accuracy that the prior gave them
 Found = tuple[Prefix, nn.ModuleList, FitReport]  # a path, its new modules (the last ones), report
+# Net, Γ, the new modules, the prefixes that the P paths keep, and the paths' edges: bool [P, E].
+Space = tuple[SuperNetwork, ChoiceSampler, nn.ModuleList, list[Prefix], Tensor]
 
 
 class Trunk:
@@ -122,12 +123,10 @@ class MNTDPD(LibraryLearner):
         """The past tasks whose paths the search may branch from, with their k-NN accuracy."""
         past = len(self.library)
         count = past if self.k == "all" else min(int(self.k), past)
-        if self.prior == "random":
-            drawn = random.Random(trial.seed).sample(range(past), count)
-            return [(t, float("nan")) for t in drawn]
-        if count == past <= 1:
-            return [(t, float("nan")) for t in range(past)]
-        return rank_past(self.library, trial.task)[:count]
+        if self.prior == "knn" and past > 1:
+            return rank_past(self.library, trial.task)[:count]
+        drawn = random.Random(trial.seed).sample(range(past), count)
+        return [(t, float("nan")) for t in drawn]
 
     def prefixes(self, sources: Sources) -> list[Prefix]:
         """Branch to the right: the beginnings of the sources' paths, longest first."""
@@ -145,8 +144,7 @@ class MNTDPD(LibraryLearner):
         for prefix in self.prefixes(sources):
             new = [self.backbone.block(n, task.way) for n in range(len(prefix), depth)]
             space.append((prefix, nn.ModuleList(new).to(self.device)))
-        reports = self.fit_suffixes(space, trial)
-        options = [(path, nn.ModuleList(), report) for path, report in self.whole(trial, sources)]
+        reports, options = self.fit_suffixes(space, trial), self.whole(trial, sources)
         for (prefix, suffix), report in zip(space, reports, strict=True):
             options.append((prefix + (task.id,) * len(suffix), suffix, report))
         path, suffix, best = max(options, key=lambda option: option[2].val_accuracy)
@@ -195,29 +193,18 @@ class MNTDPD(LibraryLearner):
         suffixes = [suffix for _, suffix in space]
         return fit(suffixes, losses, scores, trial, self.config, batches=batches)
 
-    def whole(self, trial: Trial, sources: Sources) -> list[tuple[Prefix, FitReport]]:
+    def whole(self, trial: Trial, sources: Sources) -> list[Found]:
         """Past paths as they are: they cost one measurement on the validation set."""
-        task, found = trial.task, []
+        task, found, library = trial.task, list[Found](), self.library
         val = validation_set(task, self.config.val_copies, trial.seed)
         for s, _ in sources if self.whole_paths else ():
-            if self.library.ways[s] == task.way:
-                predict = partial(self.library, task=s)
-                early = 0 if trial.beta is None else trial.beta + 1
-                curve = [accuracy(predict, task.test)] * early if early else []
-                rates = trial.lr, trial.weight_decay
-                report = FitReport(accuracy(predict, val), 0, 0, *rates, curve)
-                found.append((self.library.paths[s], report))
+            if library.ways[s] == task.way:
+                predict, beta = partial(library, task=s), trial.beta
+                curve = [] if beta is None else [accuracy(predict, task.test)] * (beta + 1)
+                val_accuracy = accuracy(predict, val)
+                report = FitReport(val_accuracy, 0, 0, trial.lr, trial.weight_decay, curve)
+                found.append((library.paths[s], nn.ModuleList(), report))
         return found
-
-
-class Space(NamedTuple):
-    """The search space of MNTDP-S."""
-
-    net: SuperNetwork
-    gamma: ChoiceSampler
-    new: nn.ModuleList  # modules of the new column
-    prefixes: list[Prefix]  # what each of the P paths keeps of the past
-    masks: Tensor  # bool [P, E]: the edges of each path
 
 
 @dataclass(eq=False, kw_only=True)
@@ -251,16 +238,16 @@ class MNTDPS(MNTDPD):
     def search(self, trial: Trial, sources: Sources) -> Found:
         if not sources:
             return super().search(trial, sources)
-        space = self.space(trial.task, sources)
+        _, gamma, new, prefixes, masks = space = self.space(trial.task, sources)
         macs, moved = self._learn_gamma(trial, space)
-        prefix = space.prefixes[int(space.gamma.log_prob(space.masks).argmax())]
-        suffix = nn.ModuleList(list(space.new)[len(prefix) :])
+        prefix = prefixes[int(gamma.log_prob(masks).argmax())]
+        suffix = nn.ModuleList(list(new)[len(prefix) :])
         if len(suffix):  # fine-tune what is new on all of the training set
             (report,) = self.fit_suffixes([(prefix, suffix)], trial)
         else:
-            report = next(r for p, r in self.whole(trial, sources) if p == prefix)
+            report = next(r for p, _, r in self.whole(trial, sources) if p == prefix)
         report.macs += macs
-        ends = zip(space.prefixes, moved["paths"][-1], strict=True)
+        ends = zip(prefixes, moved["paths"][-1], strict=True)
         report.details |= {"probabilities": [(len(p), q) for p, q in ends], "gamma": moved}
         return prefix + (trial.task.id,) * len(suffix), suffix, report
 
@@ -298,7 +285,7 @@ class MNTDPS(MNTDPD):
         if self.start == "paths":  # the odds of an edge are the numbers of paths that take it
             with torch.no_grad():
                 gamma.logits.copy_(masks.sum(0).clamp(min=1).log())
-        return Space(net, gamma, new, found, masks)
+        return net, gamma, new, found, masks
 
     def _learn_gamma(self, trial: Trial, space: Space) -> tuple[int, dict[str, list]]:
         """Alternate θ on one half of the training set and Γ on the other.
@@ -323,8 +310,7 @@ class MNTDPS(MNTDPD):
         # weights and of its inputs, but for the input of the first new module.
         layers = self.backbone.macs
         forward = torch.full((len(prefixes),), float(sum(layers)), device=self.device)
-        first_new = [len(p) for p in prefixes]
-        backward = [float(2 * sum(layers[n:]) - sum(layers[n : n + 1])) for n in first_new]
+        backward = [2.0 * sum(layers[n:]) - sum(layers[n : n + 1]) for n in map(len, prefixes)]
         prices = (forward, forward + torch.tensor(backward, device=self.device))
         macs, best, best_step, decided = 0.0, float("inf"), 0, False
         steps, probabilities = [], []

@@ -13,6 +13,7 @@ from nas_core.continual.backbones import Backbone
 from nas_core.continual.fit import FitReport, Meter, Trial, training_batches
 from nas_core.continual.learners.base import Learner, LibraryLearner
 from nas_core.continual.library import Library, tensor_bytes
+from nas_core.supernet import count_params
 from nas_core.training import descend, make_optimizer
 
 
@@ -23,18 +24,12 @@ class PerTask(nn.Module):
         super().__init__()
         self.backbone, self.ways = backbone, list[int]()  # number of classes of every task
 
-    def add(self, way: int) -> nn.Module:
-        raise NotImplementedError
-
     def structure(self) -> dict[str, Any]:
         return {"ways": list(self.ways)}
 
     def rebuild(self, structure: dict[str, Any]) -> None:
         for way in structure["ways"]:
             self.add(way)
-
-
-# ---------------------------------------------------------------- progressive neural networks
 
 
 class Columns(PerTask):
@@ -72,8 +67,7 @@ class Columns(PerTask):
 class PNN(Learner):
     """h_t^l = f_t^l(h_t^(l−1)) + Σ_{j<t} u_tj^l(h_j^(l−1)), where u has the form of f.
 
-    Every pair of columns costs one more backbone without its first block, so memory is
-    T·N + T(T−1)/2·(N − N_1): the sizes which the thesis' tables 5.5–5.13 print.
+    Memory is T·N + T(T−1)/2·(N − N_1), as in the thesis' tables 5.5–5.13.
     """
 
     name = "PNN"
@@ -83,9 +77,6 @@ class PNN(Learner):
 
     def learn_once(self, trial: Trial) -> FitReport:
         return self.fit_one(trial, [self.net.add(trial.task.way)])
-
-
-# ---------------------------------------------------------------- hard attention to the task
 
 
 class Gated(PerTask):
@@ -126,16 +117,11 @@ class HAT(Learner):
     1 − min(a_≤t of the output, a_≤t of the input); the sparsity term asks a task for few *new*
     units (Serrà et al. 2018). "Wide" HAT is the same on a wider backbone, e.g. `alexnet(6.5)`.
     The backbone needs exactly one layer with weights per block (`alexnet`, `mlp`).
-
-    Args:
-        sparsity: weight of the sparsity term, chosen for the whole stream (†).
-        s_max: slope of the gates at the end of an annealing period, and in prediction.
-        period: steps in which the slope runs from 1/s_max to s_max.
     """
 
-    sparsity: float = 0.75
-    s_max: float = 400.0
-    period: int = 20
+    sparsity: float = 0.75  # weight of the sparsity term, chosen for the whole stream (†)
+    s_max: float = 400.0  # slope of the gates at the end of an annealing period, and in prediction
+    period: int = 20  # steps in which the slope rises from 1/s_max to s_max
     name = "HAT"
     kept = ("reserved",)
 
@@ -174,40 +160,36 @@ class HAT(Learner):
         own = net.add(trial.task.way).to(self.device)
         self.reserved = [r.to(self.device) for r in self.reserved]
         factors = self.free()
-        step, s = 0, 1 / self.s_max
+        step, low, s = 0, 1 / self.s_max, 1 / self.s_max
 
         def loss(x: Tensor, y: Tensor) -> Tensor:
             nonlocal step, s
-            position = (step % self.period) / max(1, self.period - 1)
-            s = 1 / self.s_max + (self.s_max - 1 / self.s_max) * position
+            s = low + (self.s_max - low) * ((step % self.period) / max(1, self.period - 1))
             step += 1
             sparsity = self.sparsity_term(net.gates(t, s))
             return cross_entropy(net(x, t, s), y) + self.sparsity * sparsity
 
-        start: list[tuple[Tensor, Tensor]] = []
+        start: list[tuple[Tensor, Tensor]] = []  # weights and biases before the step
 
         def before_step() -> None:
             for e in net.embeddings[t]:
                 if e.grad is not None:  # steep gates have no gradient: undo their slope
-                    inner = (s * e.detach()).clamp(-50, 50)
-                    flat = e.detach().clamp(-50, 50)
+                    inner, flat = ((v * e.detach()).clamp(-50, 50) for v in (s, 1))
                     e.grad *= self.s_max / s * (inner.cosh() + 1) / (flat.cosh() + 1)
             nn.utils.clip_grad_norm_([*net.trunk.parameters(), *own.parameters()], 1e4)
             start[:] = [(m.weight.detach().clone(), m.bias.detach().clone()) for m in net.layers]
 
+        @torch.no_grad()
         def after_step() -> None:
             # Adam makes steps of full size out of the smallest gradients, so it is the update
             # that is scaled; with plain gradient descent the two are the same.
-            with torch.no_grad():
-                for m, (w, b), (free_w, free_b) in zip(net.layers, start, factors, strict=True):
-                    m.weight.copy_(torch.lerp(w, m.weight, free_w))
-                    m.bias.copy_(torch.lerp(b, m.bias, free_b))
+            for m, (w, b), (free_w, free_b) in zip(net.layers, start, factors, strict=True):
+                m.weight.copy_(torch.lerp(w, m.weight, free_w))
+                m.bias.copy_(torch.lerp(b, m.bias, free_b))
 
-        # Weight decay would move reserved weights, so there is none.
-        report = self.fit_one(
-            replace(trial, weight_decay=0.0), [net.trunk, own], loss,
-            before_step=before_step, after_step=after_step if t else None,
-        )  # fmt: skip
+        trial = replace(trial, weight_decay=0.0)  # it would move reserved weights
+        hooks = {"before_step": before_step, "after_step": after_step if t else None}
+        report = self.fit_one(trial, [net.trunk, own], loss, **hooks)
         with torch.no_grad():
             gates = net.gates(t)
             self.reserved = [torch.maximum(r, g) for r, g in zip(self.reserved, gates, strict=True)]
@@ -229,9 +211,6 @@ def _only_weighted_layer(block: nn.Module) -> Any:
             "(alexnet, mlp); the ResNet's blocks have several layers with batch norm"
         )
     return weighted[0]
-
-
-# ---------------------------------------------------------------- learn to grow
 
 
 class AdaptedLibrary(Library):
@@ -273,7 +252,8 @@ class Option(NamedTuple):
 
     owner: int
     module: nn.Module
-    adapter: nn.Module | None = None
+    adapter: nn.Module | None
+    new: list[nn.Module]  # what the library would gain
 
 
 @dataclass(eq=False, kw_only=True)
@@ -284,16 +264,11 @@ class LearnToGrow(LibraryLearner):
     validation set, the modules that on the training set. The strongest option of each layer is
     kept and trained; old modules stay frozen. An adapted module is an old one plus a small
     parallel map. The head is always new (Li et al. 2019).
-
-    Args:
-        search_steps: steps of the search, half on weights and half on α.
-        alpha_lr: learning rate of α.
-        penalty: added to the loss per expected share of the backbone's parameters that are new.
     """
 
-    search_steps: int = 100
+    search_steps: int = 100  # half of them on weights and half on α
     alpha_lr: float = 0.02
-    penalty: float = 0.05
+    penalty: float = 0.05  # on the expected share of the backbone's parameters that are new
     name = "Learn-to-grow"
 
     def new_net(self) -> AdaptedLibrary:
@@ -319,37 +294,30 @@ class LearnToGrow(LibraryLearner):
 
     def _search(self, trial: Trial) -> tuple[list[Option], int]:
         """The strongest option of every layer but the head, and the multiply-adds spent."""
-        task, library, depth = trial.task, self.net, len(self.backbone)
-        library.to(self.device).eval().requires_grad_(False)
+        task, library, b, device = trial.task, self.net, self.backbone, self.device
+        library.to(device).eval().requires_grad_(False)
         options: list[list[Option]] = []
-        for layer in range(depth - 1):
+        for layer in range(len(b) - 1):
             owners = sorted({path[layer] for path in library.paths})
             old = [(o, library.module(layer, o)) for o in owners]
-            row = [Option(o, m) for o, m in old]
-            row += [Option(o, m, library.adapter(layer).to(self.device)) for o, m in old]
-            row.append(Option(task.id, self.backbone.block(layer, task.way).to(self.device)))
-            options.append(row)
-        head = self.backbone.block(depth - 1, task.way).to(self.device)
-        alphas = [nn.Parameter(torch.zeros(len(row), device=self.device)) for row in options]
-
-        def new_parts(option: Option) -> list[nn.Module]:
-            parts = [option.adapter, option.module if option.owner == task.id else None]
-            return [part for part in parts if part is not None]
-
-        def price(option: Option) -> float:
-            """New parameters of an option as a share of the network's."""
-            new = [p.numel() for part in new_parts(option) for p in part.parameters()]
-            return sum(new) / sum(self.backbone.params)
+            adapters = [library.adapter(layer).to(device) for _ in old]
+            row = [Option(o, m, None, []) for o, m in old]
+            row += [Option(*pair, a, [a]) for pair, a in zip(old, adapters, strict=True)]
+            block = b.block(layer, task.way).to(device)
+            options.append([*row, Option(task.id, block, None, [block])])
+        head = b.block(len(b) - 1, task.way).to(device)
+        alphas = [nn.Parameter(torch.zeros(len(row), device=device)) for row in options]
 
         def mixed(x: Tensor) -> Tensor:
             for row, alpha in zip(options, alphas, strict=True):
-                outputs = [m(x) if a is None else m(x) + a(x) for _, m, a in row]
+                outputs = [m(x) if a is None else m(x) + a(x) for _, m, a, _ in row]
                 shares = alpha.softmax(0).view(-1, *[1] * outputs[0].dim())  # [O, 1, …]
                 x = (shares * torch.stack(outputs)).sum(0)
             return head(x)
 
-        prices = [torch.tensor([price(o) for o in row], device=self.device) for row in options]
-        fresh = nn.ModuleList([head, *(p for row in options for o in row for p in new_parts(o))])
+        shares = [[sum(map(count_params, o.new)) / sum(b.params) for o in row] for row in options]
+        prices = [torch.tensor(row, device=device) for row in shares]  # of options, per layer
+        fresh = nn.ModuleList([head, *(part for row in options for o in row for part in o.new)])
         weights = make_optimizer(fresh.parameters(), "adam", lr=trial.lr)
         choice = make_optimizer(alphas, "adam", lr=self.alpha_lr)
         meter, size = Meter(), self.config.batch_size

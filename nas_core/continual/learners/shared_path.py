@@ -27,16 +27,11 @@ class SharedPath(LibraryLearner):
 
     With all layers owned it is a new network per task (Independent), with none one network that
     is trained on and on (Finetune); with the head or the first layer it is New-head or New-leg.
-
-    Args:
-        label: its name in tables.
-        own: numbers of the layers that every task gets anew (−1 is the head); "all" for all.
-        freeze: shared modules stay as the first task left them, batch-norm statistics included.
     """
 
-    label: str = "Shared path"
-    own: tuple[int, ...] | str = ()
-    freeze: bool = False
+    label: str = "Shared path"  # its name in tables
+    own: tuple[int, ...] | str = ()  # layers that every task gets anew (−1: the head), or "all"
+    freeze: bool = False  # shared modules stay as the first task left them
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,14 +51,11 @@ class SharedPath(LibraryLearner):
         return cross_entropy(self.library(x, task), y)
 
 
-# ---------------------------------------------------------------- elastic weight consolidation
-
-
 def fisher_diagonal(net: nn.Module, x: Tensor, *, chunk: int = 32) -> Named:
     """Diagonal of the Fisher information, mean over the examples `x` of E_y[(∂ log p(y|x)/∂θ)²].
 
-    The expectation over y is taken under the model's own distribution and exactly: one pass per
-    class. `net` must be in eval mode (batch statistics would tie the examples together).
+    The expectation over y is exact: one pass per class, weighted by the network's own p(y|x).
+    `net` must be in eval mode: batch statistics would make the examples depend on each other.
     """
     params = {n: p.detach() for n, p in net.named_parameters()}
     buffers = {n: b.detach() for n, b in net.named_buffers()}
@@ -93,20 +85,15 @@ def quadratic_penalty(params: Named, anchor: Named, fisher: Named) -> Tensor:
 class EWC(SharedPath):
     """Fine-tuning with λ/2 Σ_t Σ_i F_ti (θ_i − θ*_ti)² added to the loss.
 
-    Args:
-        strength: λ, chosen for the whole stream (the † rows of the thesis).
-        online: one running Fisher (decayed by `decay`) around the latest weights, 3N in memory,
-            instead of one Fisher and one copy of the weights per task, N + 2TN.
-        task_heads: every task has a head of its own, which needs no protection. Without, the
-            head is shared and protected too; that is the case which table 5.4's N + 2TN counts.
-        examples: of the training set that the Fisher is estimated on.
+    Memory is N + 2TN: a Fisher and a copy of the weights per task; online it is 3N. Table 5.4
+    counts a shared head, which is protected like the trunk.
     """
 
-    strength: float = 100.0
-    online: bool = False
-    decay: float = 1.0
-    task_heads: bool = True
-    examples: int = 200
+    strength: float = 100.0  # λ, chosen for the whole stream (the † rows of the thesis)
+    online: bool = False  # one running Fisher around the latest weights
+    decay: float = 1.0  # of the running Fisher, per task
+    task_heads: bool = True  # every task has a head of its own, which needs no protection
+    examples: int = 200  # of the training set that the Fisher is estimated on
     name = "EWC"
     kept = ("fishers", "anchors")
 
@@ -157,23 +144,20 @@ class EWC(SharedPath):
         self.anchors.append({n: p.detach().clone() for n, p in now.items()})
 
     def memory(self) -> dict[str, int]:
-        fisher, anchors = (
+        fishers, anchors = (
             tensor_bytes(t for named in part for t in named.values())
             for part in (self.fishers, self.anchors)
         )
-        return {**super().memory(), "fisher": fisher, "anchors": anchors}
-
-
-# ---------------------------------------------------------------- experience replay
+        return {**super().memory(), "fisher": fishers, "anchors": anchors}
 
 
 class Buffer:
     """Examples `x` (float32, as the network gets them), labels `y` and task numbers `task`."""
 
-    def __init__(self, places: int, what: str):
-        if places < 1:
-            raise ValueError(f"{what} is {places}; it must be at least 1")
+    def __init__(self, places: int = 15):
         self.places = places
+        if places < 1:
+            raise ValueError(f"{self} has no place; give it at least 1")
         self.x = torch.empty(0)
         self.y = self.task = torch.empty(0, dtype=torch.int64)
         self.offered = 0  # examples that were offered
@@ -201,10 +185,7 @@ class Buffer:
 
 
 class Ring(Buffer):
-    """The last `per_class` examples of every class of every task; it grows with the stream."""
-
-    def __init__(self, per_class: int = 15):
-        super().__init__(per_class, "per_class")
+    """The last examples of every class of every task (`places` of each); grows with the stream."""
 
     def offer(self, x: Tensor, y: Tensor, task: int, generator: torch.Generator) -> None:
         kept = [(y == c).nonzero().flatten()[-self.places :] for c in y.unique().tolist()]
@@ -214,10 +195,7 @@ class Ring(Buffer):
 
 
 class Reservoir(Buffer):
-    """A fixed number of places; after n examples each of them is kept with probability size/n."""
-
-    def __init__(self, size: int):
-        super().__init__(size, "size")
+    """A fixed number of places; after n examples each is kept with probability places/n."""
 
     def offer(self, x: Tensor, y: Tensor, task: int, generator: torch.Generator) -> None:
         free = min(self.places - len(self), len(y))
@@ -235,15 +213,10 @@ class Reservoir(Buffer):
 
 @dataclass(eq=False, kw_only=True)
 class ExperienceReplay(SharedPath):
-    """Fine-tuning on every batch together with as many examples of the past.
+    """Fine-tuning on every batch together with as many examples of the past."""
 
-    Args:
-        buffer: `Ring(15)` is the thesis' "ER", `Reservoir(size)` its "ER (Reservoir)"; copied.
-        task_heads: every task has its own head, and old examples go through theirs.
-    """
-
-    buffer: Buffer = field(default_factory=Ring)
-    task_heads: bool = True
+    buffer: Buffer = field(default_factory=Ring)  # or a `Reservoir`; copied
+    task_heads: bool = True  # every task has its own head, and old examples go through theirs
     name = "ER"
 
     def __post_init__(self) -> None:
