@@ -48,10 +48,8 @@ def draw_family(
         raise ValueError(f"family {family!r} is unknown; choose one of {', '.join(CLASSES)}")
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
-    if per_class < 1:
-        raise ValueError(f"per_class is {per_class}; it must be at least 1")
-    if not 8 <= size <= 64:
-        raise ValueError(f"size is {size}; images have 8 to 64 pixels a side")
+    if per_class < 1 or not 8 <= size <= 64:
+        raise ValueError(f"per_class is {per_class} (at least 1) and size {size} (8 to 64 pixels)")
     digest = hashlib.sha256(f"{family}/{split}/{seed}".encode()).digest()
     g = torch.Generator().manual_seed(int.from_bytes(digest[:6], "little"))
     y = torch.arange(len(CLASSES[family])).repeat(per_class)
@@ -269,5 +267,6 @@ def _textures(y: Tensor, size: int, split: str, g: torch.Generator) -> Tensor:
 
 
 _many = partial(_objects, many=True)
+_KINDS: tuple[Callable[..., Tensor], ...]  # in the order of CLASSES
 _KINDS = (_digits, _digits, _wild, _clothes, _textures, _objects, _many)
 _DRAW = dict(zip(CLASSES, _KINDS, strict=True))

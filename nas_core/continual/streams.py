@@ -208,10 +208,9 @@ def ctrl_stream(
     name: str, source: TaskSource, *, seed: int = 0, sizes: Sizes | None = None,
     tasks: int = 100, test_per_class: int | None = None, **options: Any,
 ) -> Stream:  # fmt: skip
-    """One of the six CTrL streams (table 5.2; S^long by the schedule of section 5.4).
+    """One of the six CTrL streams (table 5.2): "minus", "plus", "in", "out", "pl" or "long".
 
     Args:
-        name: "minus", "plus", "in", "out", "pl" or "long".
         sizes: training and validation totals of "large", "small" and "tiny" tasks; default
             `THESIS_SIZES` for real images and `EMBEDDED_SIZES` for families; see `long_specs`.
         tasks: length of the long stream.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -108,7 +109,7 @@ class Growing(Learner):
             raise ValueError(f"{self.name} is defined for perceptrons (mlp), not {b.name}")
         torch.manual_seed(self.seed)
         hidden = [self.width or b.features] * (len(b) - 1)
-        return GrowingMLP(int(torch.Size(b.input_shape).numel()), hidden)
+        return GrowingMLP(math.prod(b.input_shape), hidden)
 
     def train_units(
         self, trial: Trial, masks: Sequence[Tensor] | None, *,
@@ -136,9 +137,9 @@ class Growing(Learner):
 
     def new_rows(self, known: Sequence[int]) -> list[Tensor]:
         """Masks of the units beyond the first `known` of every layer."""
-        masks = [torch.zeros_like(layer.weight) for layer in self.net.layers]
+        masks = [torch.ones_like(layer.weight) for layer in self.net.layers]
         for mask, count in zip(masks, known, strict=True):
-            mask[count:] = 1
+            mask[:count] = 0
         return masks
 
 
@@ -192,10 +193,11 @@ class DEN(Growing):
             return self.keep * torch.stack([(step**2).sum() for step in moved]).sum()
 
         if t == 0:
-            nothing = [0] * len(known)
-            every = self.new_rows(nothing)
-            report = self.train_units(trial, every, shrink=lambda: sparse(*net.layers))
-            report.choice = f"{self.prune(nothing)} units removed"
+            none = [0] * len(known)
+            report = self.train_units(
+                trial, self.new_rows(none), shrink=lambda: sparse(*net.layers)
+            )
+            report.choice = f"{self.prune(none)} units removed"
             return report
         reports = [self.train_units(trial, None, shrink=lambda: sparse(head))]
         trial, removed = replace(trial, beta=None), 0  # the curve is that of the first stage
@@ -223,14 +225,13 @@ class DEN(Growing):
         return masks
 
     def prune(self, known: Sequence[int]) -> int:
-        """Remove units beyond the first `known` that read nothing or are not read; how many.
+        """Remove units beyond the first `known` (or 1) that read nothing or are not read.
 
-        Every layer keeps one unit.
+        Returns how many were removed.
         """
         net, before = self.net, sum(self.net.widths)
         for n in reversed(range(len(net.layers))):  # what is removed above frees units below
-            unread = (net.reader(n).weight == 0).all(0)
-            useless = (net.layers[n].weight == 0).all(1) | unread
+            useless = (net.layers[n].weight == 0).all(1) | (net.reader(n).weight == 0).all(0)
             useless[: max(known[n], 1)] = False
             net.remove(n, useless)
         return before - sum(net.widths)
@@ -261,11 +262,11 @@ class DEN(Growing):
             m.bias[:units][d] = b_old[d]
             m.weight[len(w) :] = 0
             m.weight[len(w) :, :inputs], m.bias[len(w) :] = w[:units][d], b[:units][d]
-        for n, d in enumerate(moved):  # move what is read of a unit to its copy
-            last = n + 1 == len(moved)
-            rows = net.reader(n).weight[0 if last else len(old[n + 1][0]) :]
+        readers = [*(len(w) for w, _ in old[1:]), 0]  # first row that may read a copy
+        for n, (d, row) in enumerate(zip(moved, readers, strict=True)):
+            rows = net.reader(n).weight[row:]
             columns = d.nonzero().flatten()
-            rows[:, len(before[n][0]) :] = rows[:, columns]
+            rows[:, len(before[n][0]) :] = rows[:, columns]  # a copy is read in its unit's place
             rows[:, columns] = 0
         return sum(int(d.sum()) for d in moved)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -30,6 +31,9 @@ class PerTask(nn.Module):
     def rebuild(self, structure: dict[str, Any]) -> None:
         for way in structure["ways"]:
             self.add(way)
+
+    def add(self, way: int) -> nn.Module:
+        raise NotImplementedError
 
 
 class Columns(PerTask):
@@ -206,10 +210,7 @@ class HAT(Learner):
 def _only_weighted_layer(block: nn.Module) -> Any:
     weighted = [m for m in block.modules() if any(True for _ in m.parameters(recurse=False))]
     if len(weighted) != 1 or not isinstance(weighted[0], nn.Conv2d | nn.Linear):
-        raise ValueError(
-            "attention gates need blocks with exactly one convolution or linear layer "
-            "(alexnet, mlp); the ResNet's blocks have several layers with batch norm"
-        )
+        raise ValueError("attention gates need blocks with exactly one layer (alexnet, mlp)")
     return weighted[0]
 
 
@@ -225,11 +226,9 @@ class AdaptedLibrary(Library):
         into = self.backbone.shapes[layer - 1] if layer else self.backbone.input_shape
         out = self.backbone.shapes[layer]
         if len(into) == 3 and len(out) == 3:
-            return nn.Sequential(
-                nn.AdaptiveAvgPool2d(out[1:]), nn.Conv2d(into[0], out[0], 1, bias=False)
-            )
-        inputs = int(torch.Size(into).numel())
-        few = nn.Linear(inputs, 8, bias=False), nn.Linear(8, out[0], bias=False)
+            conv = nn.Conv2d(into[0], out[0], 1, bias=False)
+            return nn.Sequential(nn.AdaptiveAvgPool2d(out[1:]), conv)
+        few = nn.Linear(math.prod(into), 8, bias=False), nn.Linear(8, out[0], bias=False)
         return nn.Sequential(nn.Flatten(), *few)
 
     def forward(self, x: Tensor, task: int) -> Tensor:

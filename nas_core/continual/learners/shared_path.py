@@ -77,8 +77,8 @@ def fisher_diagonal(net: nn.Module, x: Tensor, *, chunk: int = 32) -> Named:
 
 def quadratic_penalty(params: Named, anchor: Named, fisher: Named) -> Tensor:
     """½ Σ_i F_i (θ_i − θ*_i)²."""
-    parts = [(fisher[n] * (params[n] - anchor[n]) ** 2).sum() for n in fisher]
-    return 0.5 * torch.stack(parts).sum()
+    pulls = [(fisher[n] * (params[n] - anchor[n]) ** 2).sum() for n in fisher]
+    return 0.5 * torch.stack(pulls).sum()
 
 
 @dataclass(eq=False, kw_only=True)
@@ -102,10 +102,8 @@ class EWC(SharedPath):
         self.label = "Online EWC" if self.online else "EWC"
         super().__post_init__()
         if not 0 <= self.strength < math.inf or not 0 <= self.decay <= 1:
-            raise ValueError(
-                f"strength is {self.strength} and decay {self.decay}; strength must be at least 0 "
-                "and decay in [0, 1]"
-            )
+            values = f"strength is {self.strength} and decay {self.decay}"
+            raise ValueError(f"{values}; strength must be at least 0 and decay in [0, 1]")
         self.fishers: list[Named] = []
         self.anchors: list[Named] = []
 
@@ -243,12 +241,10 @@ class ExperienceReplay(SharedPath):
         *trunk, head = self.library.path(task)
         for block in trunk:
             h = block(h)
-        logits, old = head(h[: len(x)]), h[len(x) :]
-        past = torch.zeros_like(old_y, dtype=h.dtype)
+        logits, old, past = head(h[: len(x)]), h[len(x) :], torch.zeros_like(old_y, dtype=h.dtype)
         for t in old_task.unique().tolist():
-            rows = old_task == t
-            head = self.library.path(t)[-1]
-            past[rows] = cross_entropy(head(old[rows]), old_y[rows], reduction="none")
+            rows, own = old_task == t, self.library.path(t)[-1]
+            past[rows] = cross_entropy(own(old[rows]), old_y[rows], reduction="none")
         return cross_entropy(logits, y) + past.mean()
 
     def memory(self) -> dict[str, int]:
