@@ -14,6 +14,7 @@ from torch import Tensor
 from nas_core.adaptive.network import AdaptiveNetwork
 from nas_core.audio.detection import KeywordDetector, Smoothing
 from nas_core.audio.features import MFCC, StreamingMFCC
+from nas_core.audio.files import check_audio
 from nas_core.audio.streams import Spoken
 
 
@@ -58,40 +59,59 @@ class StreamingEngine:
         self.features.reset()
         self.detector.reset()
         self.state = self.model.controller.start(1).detach()
+        self._masks: dict[bytes, tuple[Tensor, int]] = {}  # by gates: live edges, their price
         self.samples = self.decisions = 0
         self.busy = self._pending = 0.0
 
-    @torch.inference_mode()
     def push(self, packet: Tensor) -> list[Decision]:
         """Take samples float32 `[n]`, any n; a decision per completed window, often none."""
         begin = time.perf_counter()
-        made = []
-        for features in self.features.push(packet):
-            step = self.model(features[None, None], self.state)
-            self.state = step.state
-            posterior = torch.softmax(step.logits[0], 0).numpy()
-            ms = self.decisions * self.mfcc.step * 1000 / self.mfcc.rate
-            word = self.detector.step(posterior, ms)
-            now = time.perf_counter()
-            seconds, self._pending, begin = self._pending + now - begin, 0.0, now
-            self.busy += seconds
-            macs = int(self.model.macs(step.mask[0]))
-            made.append(Decision(ms, posterior, word, step.mask[0], macs, seconds))
-            self.decisions += 1
-        self._pending += time.perf_counter() - begin
-        self.samples += len(packet)
-        return made
+        check_audio(packet)
+        return self._take(packet.clone(), begin)  # a caller may use one buffer for all packets
 
     def run(self, audio: Tensor, packet: int = 320) -> StreamTrace:
         """Feed a whole recording in packets (20 ms by default), from a fresh start."""
         self.reset()
-        decisions = [d for part in audio.split(packet) for d in self.push(part)]
+        begin = time.perf_counter()
+        check_audio(audio)  # once for all packets
+        self._pending = time.perf_counter() - begin
+        parts = audio.split(packet)
+        decisions = [d for part in parts for d in self._take(part, time.perf_counter())]
         if not decisions:
             raise ValueError(
                 f"a recording of {len(audio)} samples is shorter than one window of "
                 f"{self.mfcc.window}"
             )
         return StreamTrace(decisions, self.real_time_factor)
+
+    def _take(self, packet: Tensor, begin: float) -> list[Decision]:
+        """`push` of checked samples that arrived at `begin`."""
+        maps, made = self.features.take(packet), []
+        for features in maps:
+            logits, mask, macs = self._decide(features[None, None])
+            posterior = torch.softmax(logits[0], 0).numpy()
+            ms = self.decisions * self.mfcc.step * 1000 / self.mfcc.rate
+            word = self.detector.step(posterior, ms)
+            now = time.perf_counter()
+            seconds, self._pending, begin = self._pending + now - begin, 0.0, now
+            self.busy += seconds
+            made.append(Decision(ms, posterior, word, mask, macs, seconds))
+            self.decisions += 1
+        self._pending += time.perf_counter() - begin
+        self.samples += len(packet)
+        return made
+
+    @torch.inference_mode()
+    def _decide(self, x: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Logits `[1, C]`, mask `[E]` and multiply-adds; nothing of what only sampling needs."""
+        gates = torch.sigmoid(self.model.controller.logits(self.state)) > 0.5  # [1, E]
+        key = gates.numpy().tobytes()
+        if key not in self._masks:  # few architectures are taken, again and again
+            mask = self.model.trunk.graph.reachable(gates[0])
+            self._masks[key] = mask, int(self.model.macs(mask))
+        mask, macs = self._masks[key]
+        logits, self.state = self.model.decide(x, self.state, mask)
+        return logits, mask, macs
 
     @property
     def real_time_factor(self) -> float:

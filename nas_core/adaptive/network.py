@@ -105,6 +105,11 @@ class AdaptiveNetwork(nn.Module):
         following = self.controller.step(features, state)  # z_{t+1} [B, hidden]
         return Step(self.classifier(features), mask, log_prob, gamma, following)
 
+    def decide(self, x: Tensor, state: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `[1, C]` and the next state: `forward` of one stream whose mask `[E]` is known."""
+        features = self._features(x, mask)
+        return self.classifier(features), self.controller.step(features, state)
+
     def _features(self, x: Tensor, mask: Tensor) -> Tensor:
         x = (x - self.mean) / self.std
         return self.trunk(x, mask[0] if len(mask) == 1 else mask)

@@ -190,8 +190,9 @@ class StreamingMFCC:
     def reset(self) -> None:
         """Forget the stream so far; needed between files."""
         self.audio = torch.zeros(0)  # from sample `start` on
-        self.start = 0
-        self.inner: list[Tensor] = []  # blocks of frames of the current window
+        self.start = self.end = 0
+        self.waiting: list[Tensor] = []  # packets behind `audio`, joined when a map is due
+        self.inner = torch.zeros(0, self.mfcc.n_mfcc)  # frames of the current window
         self.next_frame = self.mfcc.margin
         self.next_window = 0
 
@@ -201,27 +202,32 @@ class StreamingMFCC:
         A packet that is refused (NaN, another scale) leaves the stream as it was.
         """
         check_audio(packet)
-        m = self.mfcc
-        self.audio = torch.cat([self.audio, packet])
+        return self.take(packet.clone())  # the caller may write the next packet into its place
+
+    def take(self, packet: Tensor) -> list[Tensor]:
+        """`push` of samples that were checked, and that stay as they are until a map is due."""
+        self.waiting.append(packet)
+        self.end += len(packet)
         maps = []
-        while self.start + len(self.audio) >= self.next_window + m.window:
+        while self.end >= self.next_window + self.mfcc.window:
             maps.append(self._map())
         return maps
 
     def _map(self) -> Tensor:
         m = self.mfcc
+        self.audio, self.waiting = torch.cat([self.audio, *self.waiting]), []
         begin, end = self.next_window, self.next_window + m.window
         # A frame is due when it lies within the window, i.e. is not one of the mirrored ones.
         last = end // m.hop - m.margin
         first_sample = self.next_frame * m.hop - m.n_fft // 2 - self.start
         due = self.audio[first_sample : last * m.hop + m.n_fft // 2 - self.start]
-        self.inner.append(m._rows(due.unfold(0, m.n_fft, m.hop)))
-        self.next_frame = last + 1
-        frames = torch.cat(self.inner)[-(m.shape[0] - 2 * m.margin) :]
         window = self.audio[begin - self.start : end - self.start]
-        edges = m._rows(m._edge_frames(window.unsqueeze(0)))
-        self.inner = [frames]
+        # Frames that are due and mirrored ones together: in a stream they fit into one block.
+        frames = torch.cat([due.unfold(0, m.n_fft, m.hop), m._edge_frames(window.unsqueeze(0))])
+        fresh, head, tail = m._rows(frames).split([len(frames) - 2 * m.margin, m.margin, m.margin])
+        self.inner = torch.cat([self.inner, fresh])[-(m.shape[0] - 2 * m.margin) :]
+        self.next_frame = last + 1
         self.next_window += m.step
         keep = min(self.next_window, self.next_frame * m.hop - m.n_fft // 2)
         self.audio, self.start = self.audio[keep - self.start :], keep
-        return torch.cat([edges[: m.margin], frames, edges[m.margin :]])
+        return torch.cat([head, self.inner, tail])

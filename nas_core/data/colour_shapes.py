@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nas_core.data.dataset import Dataset, image_dataset, limited
+from nas_core.data.dataset import Dataset, image_dataset, split_sizes
 from nas_core.training import Augment
 
 Floats = NDArray[Any]  # float32
@@ -127,10 +127,8 @@ def colour_shapes(size: int | None, train_limit: int | None, seed: int) -> Datas
     """
     if size not in (None, SIZE):
         raise ValueError(f"size is {size}; colour_shapes are {SIZE}×{SIZE} only")
-    counts = dict(SPLITS)
-    if train_limit is not None:
-        counts["train"] = limited(train_limit, MOST)
-    parts = [_split(seed, index, count) for index, count in enumerate(counts.values())]
+    counts = split_sizes(SPLITS, train_limit, MOST)
+    parts = [_split(seed, index, count) for index, count in enumerate(counts)]
     provenance = {"source": "procedural, nas_core.data.colour_shapes", "seed": seed}
     return image_dataset("colour_shapes", parts, CLASSES, provenance, Augment(2, flip=True))
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nas_core.data.dataset import Dataset, image_dataset, limited
+from nas_core.data.dataset import Dataset, image_dataset, split_sizes
 
 CLASSES = ("background", "curve")
 SIZE = 48
@@ -52,11 +52,9 @@ def curves(size: int | None, train_limit: int | None, seed: int) -> Dataset:
     size = SIZE if size is None else size
     if not 16 <= size <= 256:
         raise ValueError(f"size is {size}; curves are drawn on 16 to 256 pixels")
-    counts = dict(SPLITS)
-    if train_limit is not None:
-        counts["train"] = limited(train_limit, MOST)
+    counts = split_sizes(SPLITS, train_limit, MOST)
     splits = []
-    for split, count in enumerate(counts.values()):
+    for split, count in enumerate(counts):
         seeds = (np.random.SeedSequence([seed, split, k]) for k in range(count))
         drawn = [draw(size, np.random.default_rng(one)) for one in seeds]
         x, y = (torch.from_numpy(np.stack(part)) for part in zip(*drawn, strict=True))

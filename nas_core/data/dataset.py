@@ -99,6 +99,12 @@ def limited(count: int | None, available: int, what: str = "train_limit") -> int
     return count
 
 
+def split_sizes(splits: dict[str, int], train_limit: int | None, most: int) -> list[int]:
+    """Sizes of a drawn set: those of `splits`, but `train_limit` (1…`most`) for training."""
+    train = splits["train"] if train_limit is None else limited(train_limit, most)
+    return [train, splits["val"], splits["test"]]
+
+
 # ------------------------------------------ images for a network that halves them again and again
 
 

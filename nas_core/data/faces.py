@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nas_core.data.dataset import Dataset, image_dataset, limited
+from nas_core.data.dataset import Dataset, image_dataset, split_sizes
 from nas_core.training import Augment
 
 Floats = NDArray[Any]  # float32
@@ -75,10 +75,8 @@ def faces(size: int | None, train_limit: int | None, seed: int) -> Dataset:
     size = 32 if size is None else size
     if size not in SIZES:
         raise ValueError(f"size is {size}; faces come in {', '.join(map(str, SIZES))}")
-    counts = dict(SPLITS)
-    if train_limit is not None:
-        counts["train"] = limited(train_limit, MOST)
-    parts = [_split(seed, index, count, size) for index, count in enumerate(counts.values())]
+    counts = split_sizes(SPLITS, train_limit, MOST)
+    parts = [_split(seed, index, count, size) for index, count in enumerate(counts)]
     provenance = {"source": "procedural, nas_core.data.faces", "seed": seed}
     return image_dataset("faces", parts, CLASSES, provenance, Augment(flip=True))
 
