@@ -299,8 +299,7 @@ def summarise(windows: pd.DataFrame) -> dict[str, float]:
 def cost_by_step(windows: pd.DataFrame, column: str = "macs") -> pd.DataFrame:
     """Mean cost of background and of words at each step of the streams, of a `window_table`.
 
-    A recurrent controller without information about the sound can still count steps, which
-    shows as a slope over the steps. The two columns differ only if the controller uses the sound.
+    Counting steps shows as a slope; the columns differ only if the controller uses the sound.
     """
     heard = windows["label"] == windows["label"].cat.categories[0]
     table = windows.groupby(["step", heard])[column].mean().unstack()

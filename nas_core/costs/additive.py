@@ -36,10 +36,8 @@ class AdditiveCost:
 
 
 class ThesisComputation(AdditiveCost):
-    """Multiply-adds as the thesis counts them, only to reproduce its tables.
-
-    Adds one operation per element for every addition at a sum node, and counts an up-sampling
-    convolution at the resolution *before* up-sampling, which is four times too low.
+    """Multiply-adds as the thesis counts them: with one per element for every addition at a node,
+    and up-sampling convolutions at the resolution *before* up-sampling (four times too low).
     """
 
     def __init__(self, supernet: SuperNetwork):

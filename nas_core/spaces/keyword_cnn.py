@@ -34,9 +34,8 @@ def keyword_cnn(
         width: channels of both convolutions (64 in the thesis).
         conv1, conv2: filter sizes, time × frequency.
         input_shape: (1, frames, coefficients).
-        leak: slope of all units below 0; 0 (the thesis) is ReLU. A ReLU whose input is negative
-            for every example has no gradient and never recovers: with few features all of them
-            can die in the first steps. A slope of 0.1 prevents this.
+        leak: slope of all units below 0; 0 (the thesis) is ReLU, whose units can all die in the
+            first steps when there are few; 0.1 prevents this.
 
     Raises:
         ValueError: when the filters do not fit the map.
