@@ -107,7 +107,7 @@ class AdaptiveNetwork(nn.Module):
 
     def decide(self, x: Tensor, state: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `[1, C]` and the next state: `forward` of one stream whose mask `[E]` is known."""
-        features = self._features(x, mask)
+        features = self._features(x, mask.unsqueeze(0))
         return self.classifier(features), self.controller.step(features, state)
 
     def _features(self, x: Tensor, mask: Tensor) -> Tensor:
