@@ -106,15 +106,16 @@ def enas(
     held_out: TensorData,
     config: SuperNetConfig,
     *,
-    policy_steps: int = 4,
+    policy_steps: int = 20,
+    warmup: float = 0.25,
     batch: int = 8,
     lr: float = 0.03,
     final: int = 32,
 ) -> Cell:
     """ENAS (Pham et al. 2018): shared weights and a recurrent policy learn in turn.
 
-    The policy draws the path of every step. After every epoch it takes `policy_steps` REINFORCE
-    steps, whose rewards are accuracies with the shared weights on 64 held-out examples.
+    The policy draws the path of every step. After every epoch, the first `warmup` of them excepted,
+    it takes `policy_steps` REINFORCE steps, whose rewards are accuracies with the shared weights on 64 held-out examples.
     At the end the best of `final` drawn cells is returned, by all of `held_out`.
     """
     generator = torch.Generator().manual_seed(config.seed)
@@ -129,8 +130,8 @@ def enas(
         with torch.no_grad():
             return tuple(policy.sample(1, generator)[0][0].tolist())
 
-    def learn(_: int) -> None:
-        for _ in range(policy_steps):
+    def learn(epoch: int) -> None:
+        for _ in range(policy_steps if epoch >= warmup * config.epochs else 0):
             part = held_out.subset(rng.permutation(len(held_out))[:64].tolist())
             tokens, log_prob = policy.sample(batch, generator)
             cells = [tuple(row) for row in tokens.tolist()]
