@@ -35,10 +35,7 @@ class Space(Protocol):
 
 @dataclass(frozen=True)
 class ChoiceSpace:
-    """Independent choices: position t of an encoding is a number below `choices[t]`.
-
-    `size` counts without listing; `len` refuses more than 2⁶³, as Python does.
-    """
+    """Independent choices: position t is a number below `choices[t]`; `len` ends at 2⁶³."""
 
     choices: tuple[int, ...]
     name: str = ""
@@ -243,17 +240,12 @@ def nb101_hash(adjacency: Sequence[Sequence[int]], labels: Sequence[int]) -> str
     into = [[w for w in vertices if adjacency[w][v]] for v in vertices]
     out = [[w for w in vertices if adjacency[v][w]] for v in vertices]
     hashes = [md5(str((len(out[v]), len(into[v]), labels[v]))) for v in vertices]
+
+    def joined(neighbours: list[int]) -> str:
+        return "".join(sorted(hashes[w] for w in neighbours))
+
     for _ in vertices:
-        hashes = [
-            md5(
-                "".join(sorted(hashes[w] for w in into[v]))
-                + "|"
-                + "".join(sorted(hashes[w] for w in out[v]))
-                + "|"
-                + hashes[v]
-            )
-            for v in vertices
-        ]
+        hashes = [md5(f"{joined(into[v])}|{joined(out[v])}|{hashes[v]}") for v in vertices]
     return md5(str(sorted(hashes)))
 
 

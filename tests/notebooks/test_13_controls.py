@@ -118,7 +118,7 @@ def test_the_band_rejects_the_mistake(name, mistake):
 
 def test_a_ruler_has_the_same_order_as_size():
     """The reason for the control: a score that only knows size looks as good as a search."""
-    assert ruler().loc["x", "s-KdT"] == pytest.approx(ruler().loc["size", "s-KdT"], abs=0.02)
+    assert ruler().loc["x", "s-KdT"] == pytest.approx(ruler().loc["size", "s-KdT"], abs=0.04)
 
 
 # ------------------------------------------------------------------------------------ exercises
