@@ -12,7 +12,7 @@ from nas_core.ranking import SuperNetConfig, metrics, spaces
 from nas_core.search import CellTable
 from nas_core.search.cell_batch import table_data
 from nas_core.workbook import checks
-from tests.notebooks.book import claimed, each_mistake, exercises, separates
+from tests.notebooks.book import claimed, control_tests, exercises
 
 BANDS = claimed("13")
 STEP = 0.01
@@ -106,14 +106,7 @@ CONTROLS = {
 }
 
 
-def test_every_band_has_a_control():
-    assert set(CONTROLS) == set(BANDS)
-
-
-@each_mistake(CONTROLS)
-def test_the_band_rejects_the_mistake(name, mistake):
-    value = float(CONTROLS[name][mistake]())
-    assert separates(BANDS[name], value), f"{BANDS[name]} does not reject {value:.4g}"
+test_every_band_has_a_control, test_the_band_rejects_the_mistake = control_tests(BANDS, CONTROLS)
 
 
 def test_a_ruler_has_the_same_order_as_size():
