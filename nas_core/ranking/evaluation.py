@@ -115,8 +115,8 @@ def enas(
     """ENAS (Pham et al. 2018): shared weights and a recurrent policy learn in turn.
 
     The policy draws the path of every step. After every epoch, the first `warmup` of them excepted,
-    it takes `policy_steps` REINFORCE steps, whose rewards are accuracies with the shared weights on 64 held-out examples.
-    At the end the best of `final` drawn cells is returned, by all of `held_out`.
+    it takes `policy_steps` REINFORCE steps; rewards are accuracies with the shared weights on 64
+    held-out examples. The best of `final` drawn cells is returned, by all of `held_out`.
     """
     generator = torch.Generator().manual_seed(config.seed)
     with torch.random.fork_rng(devices=[]):
