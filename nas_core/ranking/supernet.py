@@ -55,8 +55,8 @@ class Step:
     y: Tensor
 
 
-Penalty = Callable[[nn.Module, Step], Tensor]
-"""A term to be added to the loss of a step, such as weight plasticity or landmarks."""
+Penalty = Callable[[nn.Module, Step], Tensor | None]
+"""A term added to the loss of a step (weight plasticity, landmarks); None adds nothing."""
 
 
 def train_supernet(
@@ -101,8 +101,8 @@ def train_supernet(
                 loss = F.cross_entropy(net(x, mask), y) / len(masks)
                 loss.backward()
                 summed += loss.item()
-            if penalty is not None:
-                penalty(net, Step(number, total, masks, x, y)).backward()
+            if penalty and (term := penalty(net, Step(number, total, masks, x, y))) is not None:
+                term.backward()
             optimizer.step()
             number += 1
         history.append(summed / per_epoch)
