@@ -3,21 +3,23 @@
     python benchmarks/growing_study.py grow
     python benchmarks/growing_study.py prune
     python benchmarks/growing_study.py tickets
+    python benchmarks/growing_study.py timing
 
-All three use `colour_shapes` at 16×16; every seed draws its own images. A command that was stopped
-goes on where it was.
+`grow` uses `colour_shapes` at 16×16, every seed draws its own images. The other two use the digits
+at 8×8, every seed has its own training images. A command that was stopped goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from nas_core.data import Dataset, average_pool, load
@@ -29,17 +31,20 @@ from nas_core.growing import (
     all_exits,
     exit_curve,
     exit_macs,
+    extract,
     grow_and_prune,
     overthinking,
     pruning,
 )
 from nas_core.search import grid, sweep
+from nas_core.supernet import count_macs
 from nas_core.training import (
     TrainConfig,
     describe_device,
     evaluate,
     one_thread,
     pick_device,
+    time_call,
     train_classifier,
 )
 from nas_core.workbook.results import record_result
@@ -47,6 +52,7 @@ from nas_core.workbook.results import record_result
 BUILD = Path("build/growing_study")
 SEEDS = (0, 1, 2, 3, 4)
 PLAN = Plan(width=8, cells=(1, 1, 1, 1), dense=False, size=16, stem_pool=2)
+SMALL = Plan(width=8, cells=(1, 1, 1, 1), dense=False, size=8, in_channels=1)
 THRESHOLDS = (0.0, 0.3, 0.5, 0.7, 0.9, 1.0)
 FIXED = ("train", "epochs", "lr", "batch_size")
 
@@ -141,7 +147,6 @@ RULES: dict[str, dict[str, Any]] = {
     "random": {"score": "random"},
     "random, SNIP's ratios": {"score": "snip ratios"},
 }
-CONTROLS = ("random, SNIP's ratios",)
 
 
 def prune_trial(
@@ -150,9 +155,9 @@ def prune_trial(
     one_thread()
     options = dict(RULES[rule])
     plans = schedule(epochs, lr, True, 0 if keep == 1 else options.pop("steps", 1))
-    data = images(train, seed)
+    data = load("digits", train_limit=train, seed=seed)
     torch.manual_seed(seed)
-    net = GrowingNetwork(PLAN, 1)
+    net = GrowingNetwork(SMALL, 1)
     config = GrowConfig(plans, keep=keep, batch_size=batch_size, seed=seed, **options)
     grow_and_prune(net, data, config, progress=False)
     layers = {k: int(w.count_nonzero()) / w.numel() for k, w in pruning.weights(net).items()}
@@ -160,6 +165,11 @@ def prune_trial(
 
 
 # ------------------------------------------------------------------------------- lottery tickets
+
+
+def perceptron() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+
 
 STARTS = ("its own start", "drawn anew", "random mask")
 
@@ -169,74 +179,83 @@ def ticket_trial(
 ) -> dict:
     """Train, prune the smallest weights, go back to `start`, train again with the mask."""
     one_thread()
-    data = images(train, seed)
+    data = load("digits", train_limit=train, seed=seed)
     torch.manual_seed(seed)
-    net = GrowingNetwork(replace(PLAN, internal=False))
+    net = perceptron()
     parts = pruning.weights(net)
 
-    def fit(masks: dict[str, Tensor], until: int = epochs) -> None:
-        config = TrainConfig(
-            until, batch_size, lr, seed=seed,
-            milestones=tuple(m for m in (int(0.6 * epochs), int(0.85 * epochs)) if m < until),
-        )  # fmt: skip
+    def fit(masks: dict[str, Tensor]) -> None:
+        config = TrainConfig(epochs, batch_size, lr, milestones=(int(0.7 * epochs),), seed=seed)
         train_classifier(
             net, data, config, progress=False,
             forward=lambda m, x: functional_call(m, {k: parts[k] * masks[k] for k in masks}, (x,)),
         )  # fmt: skip
 
     first = copy.deepcopy(net.state_dict())
-    early = first
-    if start == "its own epoch 2":
-        fit(pruning.keep_all(parts), until=2)
-        early = copy.deepcopy(net.state_dict())
-        net.load_state_dict(first)
-    masks = pruning.lottery_ticket(net, early, fit, keep)
-    generator = torch.Generator().manual_seed(seed)
+    masks = pruning.lottery_ticket(net, first, fit, keep)
     if start == "random mask":
+        generator = torch.Generator().manual_seed(seed)
         layers = pruning.layer_counts(masks)
         masks = pruning.keep_best(pruning.random(parts, generator), layers)
         net.load_state_dict(first)
     elif start == "drawn anew":
         torch.manual_seed(seed + 1000)
-        net.load_state_dict(GrowingNetwork(net.plan).state_dict())
+        net.load_state_dict(perceptron().state_dict())
     fit(masks)
     pruning.apply(parts, masks)
     net.eval()
-    kept = {"weights": pruning.count(masks), "macs": exit_macs(net)[-1]}
-    return {"test_accuracy": evaluate(net, data.test)["accuracy"], **kept}
+    accuracy = evaluate(net, data.test)["accuracy"]
+    return {"test_accuracy": accuracy, "weights": pruning.count(masks)}
 
 
-def _common(train: int) -> dict[str, list[Any]]:
-    return {"train": [train], "epochs": [20], "lr": [0.02], "batch_size": [64]}
+# ------------------------------------------------------------------------- which zeros save time
+
+CUTS = ("all weights", "20 % of the weights", "50 % of the filters")
 
 
+def timing_trial(network: str, batch: int, seed: int, width: int) -> dict:
+    """Milliseconds of a pruned network after everything dead has been taken out."""
+    one_thread()
+    torch.manual_seed(seed)
+    plan = Plan(width=width, cells=(1, 1, 1, 1), dense=False, stem_pool=2)
+    net = GrowingNetwork(plan).eval()
+    named, parts = dict(net.named_parameters()), pruning.weights(net)
+    size = pruning.magnitude(parts)
+    if network == "20 % of the weights":
+        pruning.apply(parts, pruning.keep_best(size, pruning.count(parts) // 5))
+    elif network == "50 % of the filters":
+        pruning.apply(named, pruning.keep_filters(size, 0.5, named))
+    small, x = extract(net), torch.randn(batch, 3, 32, 32)
+    with torch.inference_mode():
+        spent = time_call(lambda: small(x), clock=time.thread_time).median
+    executed = count_macs(small, (3, 32, 32))[0]
+    return {"macs": exit_macs(net)[-1], "executed": executed, "ms_per_image": spent / batch}
+
+
+def _common(train: int, epochs: int, lr: float, batch_size: int) -> dict[str, list[Any]]:
+    return {"train": [train], "epochs": [epochs], "lr": [lr], "batch_size": [batch_size]}
+
+
+_SHAPES, _DIGITS = _common(4000, 20, 0.02, 64), _common(600, 12, 0.03, 32)
 STUDIES: dict[str, tuple[str, Any, list[dict[str, Any]]]] = {
-    "grow": (
-        "17_growing_and_early_exit",
-        grow_trial,
-        grid(seed=SEEDS, row=[*ROWS], **_common(4000)),
-    ),
+    "grow": ("17_growing_and_early_exit", grow_trial, grid(seed=SEEDS, row=[*ROWS], **_SHAPES)),
     "prune": (
         "18_pruning_as_search",
         prune_trial,
-        grid(
-            seed=SEEDS,
-            keep=[0.1],
-            rule=[*RULES],
-            **_common(3000),
-        )
-        + grid(
-            seed=SEEDS,
-            keep=[0.5],
-            rule=["SNIP", "SNIP, scores of random weights", "SNIP, iterative", *CONTROLS],
-            **_common(3000),
-        )
-        + grid(seed=SEEDS, keep=[1.0], rule=["SNIP"], **_common(3000)),
+        grid(keep=[0.1, 0.05, 0.2], seed=SEEDS, rule=[*RULES], **_DIGITS)
+        + grid(keep=[1.0, 0.8, 0.5], seed=SEEDS, rule=["SNIP"], **_DIGITS),
+    ),
+    "timing": (
+        "18_pruning_as_search",
+        timing_trial,
+        grid(seed=SEEDS, network=CUTS, batch=[1, 64], width=[32]),
     ),
     "tickets": (
         "18_pruning_as_search",
         ticket_trial,
-        grid(seed=SEEDS, keep=[0.1], start=STARTS, **_common(2000)),
+        grid(
+            keep=[1.0, 0.2, 0.05, 0.02], seed=range(10), start=STARTS, **_common(600, 30, 0.05, 32)
+        ),
     ),
 }
 
@@ -254,9 +273,9 @@ def main() -> None:
         raise SystemExit(f"not finished: {table.error.dropna().unique()}; the same command goes on")
     dropped = ["status", "error", "attempts", "seconds", "worker", *FIXED]
     path = record_result(
-        chapter, given.study, table.drop(columns=dropped),
+        chapter, given.study, table.drop(columns=dropped, errors="ignore"),
         command=f"python benchmarks/growing_study.py {given.study}",
-        seeds=list(SEEDS), device=describe_device(pick_device("cpu")),
+        seeds=sorted(set(table.seed)), device=describe_device(pick_device("cpu")),
         config=configuration([given.study]),
     )  # fmt: skip
     print(path)
@@ -265,8 +284,11 @@ def main() -> None:
 def configuration(argv: list[str]) -> dict[str, Any]:
     """What the record of this command would name as its configuration now."""
     config = STUDIES[argv[0]][2][0]
-    plan = {"cells": list(PLAN.cells), "width": PLAN.width, "size": PLAN.size}
-    return {k: config[k] for k in FIXED} | plan
+    plan = {"grow": PLAN, "prune": SMALL}.get(argv[0])
+    shape = (
+        {} if plan is None else {"cells": list(plan.cells), "width": plan.width, "size": plan.size}
+    )
+    return {k: config[k] for k in FIXED if k in config} | shape
 
 
 if __name__ == "__main__":

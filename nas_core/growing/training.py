@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
@@ -114,6 +116,7 @@ def grow_and_prune(
     config: GrowConfig,
     *,
     grow_when: Callable[[GrowingNetwork, list[dict[str, float]]], bool] | None = None,
+    checkpoint: str | Path | None = None,
     progress: bool | str = True,
 ) -> Grown:
     """Train `net` along the schedule, in place (report figures 15 and 17).
@@ -124,6 +127,7 @@ def grow_and_prune(
     Args:
         grow_when: `grow_when(net, rows so far)` decides before every epoch whether a block is
             grown, instead of the schedule: a plateau of the loss, or multiply-adds to spare.
+        checkpoint: as in `run_epochs`; belongs to this plan, these data and this configuration.
     """
     schedule = config.schedule
     keeps = config.keep if isinstance(config.keep, tuple) else (config.keep,) * len(net.plan.cells)
@@ -197,8 +201,43 @@ def grow_and_prune(
         rows.append(row)
         return row
 
+    def save() -> dict[str, Any]:
+        names = {p: name for name, p in net.named_parameters()}
+        return {
+            "births": births, "masks": masks, "rows": rows, "best": best,
+            "generator": generator.get_state(), "optimizer": optimizer.state_dict(),
+            "groups": [[names[p] for p in group["params"]] for group in optimizer.param_groups],
+        }  # fmt: skip
+
+    def restore(saved: dict[str, Any]) -> None:
+        """Give `net` the blocks it had then, in place; its weights are loaded afterwards."""
+        nonlocal best
+        again = GrowingNetwork(net.plan, len(saved["births"])).to(data.train.device)
+        net.__dict__.update(again.__dict__)
+        named = dict(net.named_parameters())
+        optimizer.param_groups.clear()
+        optimizer.state.clear()
+        for group in saved["groups"]:
+            optimizer.add_param_group({"params": [named[name] for name in group]})
+        optimizer.load_state_dict(saved["optimizer"])
+        parts.clear()
+        masks.clear()
+        parts.update(pruning.weights(net))
+        masks.update(saved["masks"])
+        births[:], rows[:], best = saved["births"], saved["rows"], saved["best"]
+        generator.set_state(saved["generator"])
+
+    state = {"growth": SimpleNamespace(state_dict=save, load_state_dict=restore), "net": net}
+    identity: dict[str, Any] = {}
+    if checkpoint is not None:
+        made_by = {"plan": asdict(net.plan), "grow_when": grow_when is not None}
+        prints = {"train data": data.train.fingerprint(), "val data": data.val.fingerprint()}
+        identity = asdict(config) | made_by | prints
     try:
-        result = run_epochs(one_epoch, schedule.epochs, state={"net": net}, progress=progress)
+        result = run_epochs(
+            one_epoch, schedule.epochs, state=state, checkpoint=checkpoint, config=identity,
+            progress=progress,
+        )  # fmt: skip
     finally:
         hold.remove()
     if best is not None:

@@ -274,3 +274,41 @@ def test_baselines_are_the_same_loop_without_growth():
 def test_a_learning_rate_that_diverges_is_reported():
     with pytest.raises(NonFiniteLoss):
         run(Schedule(3, 1e30, (), (), ()))
+
+
+# ---------------------------------------------------------------- resuming
+
+
+@pytest.mark.parametrize("stop", [0, 3, 5, 8])
+@pytest.mark.parametrize("internal", [True, False])
+def test_a_stopped_run_goes_on_with_the_same_bits(stop, internal, tmp_path, monkeypatch):
+    plan = Plan(width=4, cells=(1, 1, 1, 1), classes=3, size=8, internal=internal, dense=False)
+    schedule = short(prune=(1, 3, 5, 7, 8), steps=2)
+    options = {"keep": 0.4, "score": "random"}
+
+    def whole(**more):
+        torch.manual_seed(1)
+        net = GrowingNetwork(plan, blocks=1)
+        config = GrowConfig(schedule, batch_size=20, score_examples=20, seed=1, **options)
+        return net, grow_and_prune(net, problem(), config, progress=False, **more)
+
+    net, grown = whole()
+    train, calls = growing.training.train_epoch, []
+
+    def stops(*arguments, **options):
+        calls.append(1)
+        if len(calls) == stop + 1:
+            raise KeyboardInterrupt  # in the middle of an epoch, after growing and pruning
+        return train(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(growing.training, "train_epoch", stops)
+        whole(checkpoint=tmp_path / "run.pt")
+    again, resumed = whole(checkpoint=tmp_path / "run.pt")
+    assert resumed.history.equals(grown.history) and resumed.births == grown.births
+    assert resumed.best_epoch == grown.best_epoch
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in net.state_dict().items())
+    assert all(torch.equal(m, resumed.masks[k]) for k, m in grown.masks.items())
+    with pytest.raises(ValueError, match="keep"):
+        options["keep"] = 0.5
+        whole(checkpoint=tmp_path / "run.pt")
