@@ -2,11 +2,13 @@
 
     python benchmarks/segmentation_study.py curves
     python benchmarks/segmentation_study.py nuclei --epochs 20
+    python benchmarks/segmentation_study.py curves --stopping --epochs 25
 
 Every network is trained with three iterations and measured after each of them, on test images.
 U-Nets that spend what DRU(4) spends stand beside it: one with as many parameters, one with as many
 multiply-adds, three that vote, one that sees an image and its two mirror images. `nuclei` needs
-the data set. Finished trials are in build/segmentation_study; a stopped study goes on from there.
+the data set. `--stopping` trains rules that choose the number of iterations of DRU(4) per image.
+Finished trials are in build/segmentation_study; a stopped study goes on from there.
 """
 
 from __future__ import annotations
@@ -22,13 +24,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from nas_core import data
 from nas_core.search import grid, sweep
 from nas_core.segmentation import (
     RecurrentUNet,
+    StopController,
     confusion,
     count_macs,
+    glimpses,
     measure,
     scores,
     segmenter,
@@ -136,6 +141,87 @@ def trial(
     }
 
 
+PRICES = (0.0, 0.001, 0.002, 0.003, 0.005, 0.008, 0.012, 0.02)  # of an iteration, in loss
+
+
+def stopping_trial(
+    seed: int, images: str, train: int | None, epochs: int, batch: int, lr: float
+) -> dict[str, Any]:
+    """One DRU(4), and what rules of several prices do with it on test images.
+
+    Rows of kind: fixed (the same number for all), learned, shuffled (the same numbers, given to
+    other images), threshold (stop at a small change; as many iterations as the learned rule on
+    validation images), oracle (knows every loss).
+    """
+    one_thread()
+    sets = data.load(images, train_limit=train)
+    incoming, side, _ = sets.input_shape
+    [net] = build("DRU(4)", incoming, len(sets.classes), side, seed)
+    config = TrainConfig(
+        epochs=epochs, batch_size=batch, lr=lr, optimizer="adam", seed=100 * seed,
+        milestones=(int(0.7 * epochs), int(0.9 * epochs)), lr_factor=0.3,
+    )  # fmt: skip
+    train_recurrent(net, sets, config, 0.4, progress=False)
+    net.eval()
+    seen, losses, counts = {}, {}, {}
+    for split in ("val", "test"):  # the training images are learned by heart
+        part = getattr(sets, split)
+        x, y = part.inputs(part.x), part.y
+        seen[split], losses[split], counts[split] = seen_by_rules(net, x, y)
+    macs = [count_macs(net, side, side, t) for t in (1, 2, 3)]
+    rows = []
+
+    def add(kind: str, price: float | None, chosen: Any) -> None:
+        total = counts["test"][chosen, range(len(chosen))].sum(0)
+        mean = float(chosen.float().mean()) + 1
+        cost = sum(macs[t] for t in chosen.tolist()) / len(chosen)
+        rows.append({"kind": kind, "price": price, "iterations": round(mean, 3), "macs": cost,
+                     "mIoU": round(scores(total)["mIoU"], 5)})  # fmt: skip
+
+    images_tested = len(sets.test.y)
+    for t in range(3):
+        add("fixed", None, seen["test"].new_full((images_tested,), t).long())
+    for price in PRICES:
+        rule = StopController(3).fit(seen["val"], losses["val"], price)
+        chosen = rule.decide(seen["test"])
+        add("learned", price, chosen)
+        for k in range(20):
+            add("shuffled", price, chosen[shuffled(images_tested, k)])
+        spent = rule.decide(seen["val"]).float().mean()
+        add("threshold", price, threshold_rule(seen["val"], spent)(seen["test"]))
+        paid = losses["test"] + price * (1 + seen["test"].new_tensor([0, 1, 2]))[:, None]
+        add("oracle", price, paid.argmin(0))
+    return {"rows": rows}
+
+
+@torch.no_grad()
+def seen_by_rules(net: RecurrentUNet, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Glimpses `[T, B, 3]`, losses `[T, B]` and confusions `[T, B, K, K]` of every image."""
+    logits = net(x)
+    losses = torch.stack([cross_entropy(s, y, reduction="none").mean((1, 2)) for s in logits])
+    called = logits.argmax(2)
+    counts = [torch.stack([confusion(*pair, logits.shape[2]) for pair in zip(c, y, strict=True)])
+              for c in called]  # fmt: skip
+    return glimpses(logits), losses, torch.stack(counts)
+
+
+def shuffled(count: int, seed: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+
+
+def threshold_rule(seen: Tensor, spent: Tensor) -> Callable[[Tensor], Tensor]:
+    """Stop when the mask changes less than a limit; the limit spends nearest to `spent`."""
+
+    def decide(seen: Tensor, limit: Tensor) -> Tensor:
+        stops = torch.cat([seen[:-1, :, 1] < limit, seen.new_ones(1, seen.shape[1]).bool()])
+        return stops.int().argmax(0)
+
+    limits = torch.cat([seen[:-1, :, 1].flatten(), seen.new_tensor([0.0, 9.0])]).unique()
+    means = torch.stack([decide(seen, limit).float().mean() for limit in limits])
+    best = limits[(means - spent).abs().argmin()]
+    return lambda other: decide(other, best)
+
+
 def majority(images: str) -> float:
     """mIoU of calling every test pixel background."""
     y = data.load(images).test.y
@@ -145,6 +231,7 @@ def majority(images: str) -> float:
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", choices=["curves", "nuclei"])
+    parser.add_argument("--stopping", action="store_true", help="choose iterations per image")
     parser.add_argument("--networks", nargs="*", default=[*CONTROLS, *RECURRENT])
     parser.add_argument("--alphas", type=float, nargs="*", default=[0.4, 1.0])
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
@@ -163,8 +250,37 @@ def configuration(argv: list[str]) -> dict[str, Any]:
     return {k: getattr(args, k) for k in ("images", "train", "epochs", "batch", "lr")}
 
 
+def stopping(args: argparse.Namespace, settings: dict[str, Any]) -> None:
+    """The study of `--stopping`."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    table = sweep(
+        stopping_trial, [{"seed": seed, **settings} for seed in args.seeds],
+        store=BUILD / f"{args.images}_stopping.sqlite", workers=args.workers,
+    )  # fmt: skip
+    if table.attrs["interrupted"] or (table.status != "done").any():
+        raise SystemExit(f"not finished: {table.error.dropna().unique()}; the same command goes on")
+    rows = []
+    for result in table.to_dict("records"):
+        found = {}
+        for row in result["rows"]:  # twenty permutations become one row
+            found.setdefault((row["kind"], row["price"], row["iterations"]), []).append(row)
+        rows += [
+            {"seed": result["seed"], **group[0],
+             "mIoU": round(sum(r["mIoU"] for r in group) / len(group), 5)}
+            for group in found.values()
+        ]  # fmt: skip
+    path = record_result(
+        CHAPTER, args.name or "stopping", rows,
+        command=f"python benchmarks/segmentation_study.py {shlex.join(sys.argv[1:])}",
+        seeds=args.seeds, config=settings, device=describe_device(pick_device("cpu")),
+    )  # fmt: skip
+    print(path)
+
+
 def main() -> None:
     args, settings = arguments(), configuration(sys.argv[1:])
+    if args.stopping:
+        return stopping(args, settings)
     configs = []
     for network in args.networks:
         alphas = args.alphas if network in RECURRENT else [1.0]  # one iteration has no weights

@@ -24,11 +24,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, max_pool2d
+from torch.nn.functional import cross_entropy, logsigmoid, max_pool2d
 from torch.utils.flop_counter import FlopCounterMode
 
+from nas_core.search.reinforce import policy_loss
 from nas_core.supernet.modules import evaluating
-from nas_core.training import LoopResult, Splits, TensorData, TrainConfig, train_classifier
+from nas_core.training import (
+    LoopResult,
+    Splits,
+    TensorData,
+    TrainConfig,
+    descend,
+    train_classifier,
+)
 
 MakeBlock = Callable[[int, int], nn.Sequential]  # (channels in, channels out)
 
@@ -338,6 +346,64 @@ def train_recurrent(
         net, data, full, forward=forward, loss=partial(recurrent_loss, alpha=alpha),
         checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
+
+
+# ----------------------------------------------------------------- how many iterations, per image
+
+
+def glimpses(logits: Tensor) -> Tensor:
+    """What a rule for stopping may know after every iteration, `[T, B, K, H, W]` → `[T, B, 3]`.
+
+    Means over the pixels: entropy, change of the probabilities since the last iteration (at first:
+    since equal ones), share of class 0.
+    """
+    p = logits.softmax(2)
+    entropy = -(p * p.clamp(min=1e-9).log()).sum(2)  # [T, B, H, W]
+    before = torch.cat([torch.full_like(p[:1], 1 / p.shape[2]), p[:-1]])
+    change = (p - before).abs().sum(2) / 2
+    return torch.stack([part.mean((2, 3)) for part in (entropy, change, p[:, :, 0])], -1)
+
+
+class StopController(nn.Module):
+    """Chooses the number of iterations of every image by a linear rule on `glimpses`, ours.
+
+    After iteration t < T it stops with probability σ(w·g_t + b_t), so that T is an architecture
+    chosen per image; `fit` trains the rule by REINFORCE (eq. 3.25) with the network fixed.
+    """
+
+    def __init__(self, iterations: int, inputs: int = 3):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(inputs))  # of the training images
+        self.register_buffer("std", torch.ones(inputs))
+        self.weight = nn.Parameter(torch.zeros(inputs))
+        self.bias = nn.Parameter(torch.zeros(iterations - 1))
+
+    def _logits(self, seen: Tensor) -> Tensor:
+        return ((seen[:-1] - self.mean) / self.std @ self.weight).T + self.bias  # [B, T−1]
+
+    def forward(self, seen: Tensor) -> Tensor:
+        """`[T, B, F]` to the log-probabilities of stopping after each iteration, `[B, T]`."""
+        z = self._logits(seen)
+        reached = torch.cat([z.new_zeros(len(z), 1), logsigmoid(-z).cumsum(1)], 1)
+        return reached + torch.cat([logsigmoid(z), z.new_zeros(len(z), 1)], 1)
+
+    def decide(self, seen: Tensor) -> Tensor:
+        """The iteration, counted from 0, after which each image stops: int64 `[B]`."""
+        stops = self._logits(seen) > 0  # [B, T−1]
+        last = stops.new_ones(len(stops), 1)
+        return torch.cat([stops, last], 1).int().argmax(1)
+
+    def fit(self, seen: Tensor, losses: Tensor, price: float, steps: int = 400) -> StopController:
+        """Descend E[loss + price · iterations]; losses `[T, B]` of training images."""
+        self.mean, self.std = seen.mean((0, 1)), seen.std((0, 1)) + 1e-6
+        objective = losses + price * torch.arange(1, len(losses) + 1)[:, None]
+        optimizer = torch.optim.Adam([self.weight, self.bias], lr=0.05)
+        for _ in range(steps):
+            log_prob = self(seen)  # [B, T]
+            drawn = log_prob.exp().multinomial(1)  # [B, 1]
+            chosen, mean = objective.T.gather(1, drawn)[:, 0], objective.mean(0)
+            descend(policy_loss(log_prob.gather(1, drawn)[:, 0], chosen, mean), optimizer)
+        return self
 
 
 # ------------------------------------------------------------------------------------- measures
