@@ -22,11 +22,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from nas_core import data
+from nas_core.data.curves import draw
 from nas_core.search import grid, sweep
 from nas_core.segmentation import (
     RecurrentUNet,
@@ -51,7 +53,14 @@ from nas_core.workbook import record_result
 
 CHAPTER = "12_recurrent_segmentation"
 BUILD = Path("build/segmentation_study")
-RECURRENT = ("Rec-Simple", "SRU(4)", "DRU(4)", "DRU(4) without mask")
+RECURRENT = (
+    "Rec-Simple",
+    "Rec-Last",
+    "Rec-Middle",
+    "SRU(4)",
+    "DRU(4)",
+    "DRU(4) without mask",
+)
 CONTROLS = (
     "U-Net",
     "U-Net, equal parameters",
@@ -144,8 +153,18 @@ def trial(
 PRICES = (0.0, 0.001, 0.002, 0.003, 0.005, 0.008, 0.012, 0.02)  # of an iteration, in loss
 
 
+def half_empty(sets: data.Dataset) -> data.Dataset:
+    """Every second picture of every split has no curve at all: one look should be enough."""
+    for number, part in enumerate((sets.train, sets.val, sets.test)):
+        for k in range(0, len(part.y), 2):
+            picture, truth = draw(part.y.shape[-1], np.random.default_rng([7, number, k]), 0)
+            part.x[k, 0] = torch.from_numpy(picture).to(part.x)
+            part.y[k] = torch.from_numpy(truth).to(part.y)
+    return sets
+
+
 def stopping_trial(
-    seed: int, images: str, train: int | None, epochs: int, batch: int, lr: float
+    seed: int, empty: bool, images: str, train: int | None, epochs: int, batch: int, lr: float
 ) -> dict[str, Any]:
     """One DRU(4), and what rules of several prices do with it on test images.
 
@@ -155,6 +174,8 @@ def stopping_trial(
     """
     one_thread()
     sets = data.load(images, train_limit=train)
+    if empty:
+        sets = half_empty(data.load(images, train_limit=2 * len(sets.train.y)))
     incoming, side, _ = sets.input_shape
     [net] = build("DRU(4)", incoming, len(sets.classes), side, seed)
     config = TrainConfig(
@@ -251,10 +272,11 @@ def configuration(argv: list[str]) -> dict[str, Any]:
 
 
 def stopping(args: argparse.Namespace, settings: dict[str, Any]) -> None:
-    """The study of `--stopping`."""
+    """The study of `--stopping`, on the pictures as they are and with half of them empty."""
+    fixed = {name: [value] for name, value in settings.items()}
     BUILD.mkdir(parents=True, exist_ok=True)
     table = sweep(
-        stopping_trial, [{"seed": seed, **settings} for seed in args.seeds],
+        stopping_trial, grid(seed=args.seeds, empty=[False, True], **fixed),
         store=BUILD / f"{args.images}_stopping.sqlite", workers=args.workers,
     )  # fmt: skip
     if table.attrs["interrupted"] or (table.status != "done").any():
@@ -265,7 +287,7 @@ def stopping(args: argparse.Namespace, settings: dict[str, Any]) -> None:
         for row in result["rows"]:  # twenty permutations become one row
             found.setdefault((row["kind"], row["price"], row["iterations"]), []).append(row)
         rows += [
-            {"seed": result["seed"], **group[0],
+            {"seed": result["seed"], "half_empty": result["empty"], **group[0],
              "mIoU": round(sum(r["mIoU"] for r in group) / len(group), 5)}
             for group in found.values()
         ]  # fmt: skip

@@ -29,14 +29,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas_core.search.reinforce import policy_loss
 from nas_core.supernet.modules import evaluating
-from nas_core.training import (
-    LoopResult,
-    Splits,
-    TensorData,
-    TrainConfig,
-    descend,
-    train_classifier,
-)
+from nas_core.training import LoopResult, Splits, TensorData, TrainConfig, train_classifier
+from nas_core.training.supervised import descend
 
 MakeBlock = Callable[[int, int], nn.Sequential]  # (channels in, channels out)
 
@@ -352,23 +346,20 @@ def train_recurrent(
 
 
 def glimpses(logits: Tensor) -> Tensor:
-    """What a rule for stopping may know after every iteration, `[T, B, K, H, W]` → `[T, B, 3]`.
+    """What a rule for stopping knows after every iteration, `[T, B, K, H, W]` → `[T, B, 3]`.
 
-    Means over the pixels: entropy, change of the probabilities since the last iteration (at first:
-    since equal ones), share of class 0.
+    Means over pixels: entropy, change of probabilities (at first from 1/K), share of class 0.
     """
     p = logits.softmax(2)
     entropy = -(p * p.clamp(min=1e-9).log()).sum(2)  # [T, B, H, W]
-    before = torch.cat([torch.full_like(p[:1], 1 / p.shape[2]), p[:-1]])
-    change = (p - before).abs().sum(2) / 2
+    change = p.diff(dim=0, prepend=torch.full_like(p[:1], 1 / p.shape[2])).abs().sum(2) / 2
     return torch.stack([part.mean((2, 3)) for part in (entropy, change, p[:, :, 0])], -1)
 
 
 class StopController(nn.Module):
-    """Chooses the number of iterations of every image by a linear rule on `glimpses`, ours.
+    """Stops after iteration t < T with probability σ(w·g_t + b_t): T is an architecture per image.
 
-    After iteration t < T it stops with probability σ(w·g_t + b_t), so that T is an architecture
-    chosen per image; `fit` trains the rule by REINFORCE (eq. 3.25) with the network fixed.
+    Ours; REINFORCE (eq. 3.25) trains it on `glimpses`, with the network fixed.
     """
 
     def __init__(self, iterations: int, inputs: int = 3):
@@ -390,8 +381,7 @@ class StopController(nn.Module):
     def decide(self, seen: Tensor) -> Tensor:
         """The iteration, counted from 0, after which each image stops: int64 `[B]`."""
         stops = self._logits(seen) > 0  # [B, T−1]
-        last = stops.new_ones(len(stops), 1)
-        return torch.cat([stops, last], 1).int().argmax(1)
+        return torch.cat([stops, stops.new_ones(len(stops), 1)], 1).int().argmax(1)
 
     def fit(self, seen: Tensor, losses: Tensor, price: float, steps: int = 400) -> StopController:
         """Descend E[loss + price · iterations]; losses `[T, B]` of training images."""

@@ -20,13 +20,15 @@ MOST = 5_000  # training pictures that can be asked for
 POINTS = np.linspace(0, 1, 100)[:, None]  # positions along a curve
 
 
-def draw(size: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """One picture uint8 `[size, size]`, and where its curves are, bool `[size, size]`."""
+def draw(
+    size: int, rng: np.random.Generator, count: int | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """A picture uint8 `[size, size]` of `count` curves (2–4), and where they are, bool, alike."""
     axis = np.arange(size) + 0.5
     pixels = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1)  # [size, size, 2]
     light = 0.45 + 0.1 * np.sin(pixels @ rng.normal(0, 6 / size, 2) + rng.uniform(0, 6.3))
     truth = np.zeros((size, size), bool)
-    for _ in range(rng.integers(2, 5)):
+    for _ in range(rng.integers(2, 5) if count is None else count):
         ends = rng.uniform(0, 2 * np.pi) + np.array([0, np.pi]) + rng.normal(0, 0.5, 2)
         start, end = size / 2 * (1 + 1.5 * np.stack([np.sin(ends), np.cos(ends)], -1))
         bend = (start + end) / 2 + rng.normal(0, size / 4, 2)

@@ -52,7 +52,10 @@ CONTROLS = {
     "mIoU of DRU(4) after three iterations": {"untrained": lambda: untrained(3)},
     "gain of DRU(4) from iteration 1 to 3": {"no gain": lambda: 0.0},
     "loss of IoU by another image's mask": {"a network that ignores the mask": lambda: 0.0},
-    "looks per image when they are free": {"looks that harm": lambda: looks(0.0, shift=-0.1)},
+    "looks per image when they are free": {
+        "looks that harm": lambda: looks(0.0, shift=-0.1),
+        "looks that always help": lambda: looks(0.0, shift=0.1),
+    },
     "looks per image at λ = 0.1": {"looks that are worth it": lambda: looks(0.1, shift=0.2)},
 }
 
