@@ -283,7 +283,7 @@ def stopping(args: argparse.Namespace, settings: dict[str, Any]) -> None:
         raise SystemExit(f"not finished: {table.error.dropna().unique()}; the same command goes on")
     rows = []
     for result in table.to_dict("records"):
-        found = {}
+        found: dict[tuple, list[dict]] = {}
         for row in result["rows"]:  # twenty permutations become one row
             found.setdefault((row["kind"], row["price"], row["iterations"]), []).append(row)
         rows += [

@@ -89,8 +89,14 @@ def ex_12_2(answer) -> Problem:
         _stopping,
         {"three scores": (z,), "one score": (z[:, :1],)},
         hints=[
-            (without_last, "a column is missing: an image that has not stopped before stops at the last one"),
-            (independent, "an image stops at t only if it went on before: multiply by all 1 − σ(z_s)"),
+            (
+                without_last,
+                "a column is missing: an image that has not stopped before stops at the last one",
+            ),
+            (
+                independent,
+                "an image stops at t only if it went on before: multiply by all 1 − σ(z_s)",
+            ),
             (going_on, "σ(z) is the probability of stopping, not of going on"),
         ],
     )

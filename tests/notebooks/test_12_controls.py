@@ -50,7 +50,10 @@ CONTROLS = {
     },
     "largest entry of h over fifty iterations": {"no tanh": unbounded},
     "mIoU of DRU(4) after three iterations": {"untrained": lambda: untrained(3)},
-    "gain of DRU(4) from iteration 1 to 3": {"no gain": lambda: 0.0},
+    "gain of DRU(4) from iteration 1 to 3": {
+        "no gain": lambda: 0.0,
+        "untrained": lambda: untrained(3) - untrained(1),
+    },
     "loss of IoU by another image's mask": {"a network that ignores the mask": lambda: 0.0},
     "looks per image when they are free": {
         "looks that harm": lambda: looks(0.0, shift=-0.1),
