@@ -9,11 +9,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas_core.adaptive import (
+    DSCNN,
     AdaptiveNetwork,
+    BCResNet,
     Controller,
     FixedController,
     SanasConfig,
     StreamingEngine,
+    as_trunk,
     objective,
     returns,
     train,
@@ -258,6 +261,23 @@ def test_engine_equals_unrolling_for_any_packets():
             mask = torch.tensor([e.name in kept.split(" + ") for e in model.trunk.graph.edges])
             assert share * 11 == pytest.approx(int((trace.masks == mask).all(1).sum()))
     assert engine.ms_per_decision > 0
+
+
+@pytest.mark.parametrize("body", [DSCNN, BCResNet])
+def test_a_static_network_of_one_edge_streams(body):
+    """A mask `[1]` was once reduced to a scalar, because one edge looked like a batch of one."""
+    torch.manual_seed(0)
+    on = FixedController(torch.ones(1, dtype=torch.bool))
+    model = AdaptiveNetwork(as_trunk(body()), len(CLASSES), on)
+    audio = 0.1 * torch.randn(16_000 * 2, generator=torch.Generator().manual_seed(1))
+    trace = StreamingEngine(model, MFCC(), CLASSES).run(audio)
+    with torch.no_grad():
+        features = model.trunk(MFCC().windows(audio).unsqueeze(1))
+        expected = torch.softmax(model.classifier(features), 1).numpy()
+    np.testing.assert_allclose(trace.posteriors, expected, atol=1e-5)
+    assert trace.masks.all() and trace.masks.shape == (6, 1)
+    assert (trace.macs == model.full_macs).all()
+    assert trace.architectures([e.name for e in model.trunk.graph.edges]) == {body.__name__: 1.0}
 
 
 def test_wrong_input_is_named():
