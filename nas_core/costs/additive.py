@@ -12,15 +12,9 @@ from nas_core.supernet import Graph, SuperNetwork
 Cost = Callable[[Tensor], Tensor]
 """Any callable from pruned masks, bool `[B, E]`, to one float per architecture, `[B]`."""
 
-SIDES = ("device", "network", "server")
-
 
 class AdditiveCost:
-    """Σ of a number per kept edge: one matrix product for a whole batch.
-
-    Args:
-        per_edge: `[E]` cost of every edge, in `unit`.
-    """
+    """Σ of a number per kept edge, `per_edge` `[E]` in `unit`: one matrix product for a batch."""
 
     def __init__(self, per_edge: Tensor | Sequence[float], name: str = "cost", unit: str = ""):
         self.per_edge = torch.as_tensor(per_edge, dtype=torch.float64)
@@ -55,12 +49,7 @@ class ThesisComputation(AdditiveCost):
 
 
 def computation(supernet: SuperNetwork, convention: str = "macs") -> AdditiveCost:
-    """Multiply-adds for one example.
-
-    Args:
-        supernet: built with an `input_shape`.
-        convention: "macs" counts exactly; "thesis" reproduces the printed tables.
-    """
+    """Multiply-adds for one example; convention "thesis" reproduces the printed tables."""
     if convention == "thesis":
         return ThesisComputation(supernet)
     if convention != "macs":
@@ -70,26 +59,19 @@ def computation(supernet: SuperNetwork, convention: str = "macs") -> AdditiveCos
 
 def memory(supernet: SuperNetwork | Graph) -> AdditiveCost:
     """Number of parameters."""
-    graph = supernet.graph if isinstance(supernet, SuperNetwork) else supernet
-    return AdditiveCost(graph.params, "memory", "parameters")
+    return AdditiveCost(_graph(supernet).params, "memory", "parameters")
+
+
+def _graph(space: SuperNetwork | Graph) -> Graph:
+    return space.graph if isinstance(space, SuperNetwork) else space
 
 
 def per_edge(
-    space: SuperNetwork | Graph,
-    costs: Mapping[str, float] | Sequence[float] | Tensor,
-    *,
-    name: str = "edge prices",
-    unit: str = "",
-) -> AdditiveCost:
-    """A cost with an arbitrary price per edge.
-
-    Args:
-        costs: `{edge name: price}` for every edge, or `[E]` numbers in the order of the edges.
-
-    Raises:
-        ValueError: when edges lack a price, or prices name edges that do not exist.
-    """
-    graph = space.graph if isinstance(space, SuperNetwork) else space
+    space: SuperNetwork | Graph, costs: Mapping[str, float] | Sequence[float] | Tensor, *,
+    name: str = "edge prices", unit: str = "",
+) -> AdditiveCost:  # fmt: skip
+    """A cost with a price for every edge: `{edge name: price}`, or `[E]` numbers in edge order."""
+    graph = _graph(space)
     if isinstance(costs, Mapping):
         names = [e.name for e in graph.edges]
         if missing := [n for n in names if n not in costs]:
@@ -99,33 +81,31 @@ def per_edge(
             )
         if unknown := sorted(set(costs) - set(names)):
             raise ValueError(f"prices for unknown edges {unknown[:3]}; see graph.edges")
-        per_edge = torch.tensor([float(costs[n]) for n in names], dtype=torch.float64)
-    else:
-        per_edge = torch.as_tensor(costs, dtype=torch.float64)
-    if per_edge.shape != (len(graph),):
+        costs = [float(costs[n]) for n in names]
+    prices = torch.as_tensor(costs, dtype=torch.float64)
+    if prices.shape != (len(graph),):
         raise ValueError(
-            f"prices of shape {list(per_edge.shape)} do not fit {graph.name}: "
+            f"prices of shape {list(prices.shape)} do not fit {graph.name}: "
             f"expected one per edge, [{len(graph)}]"
         )
-    return AdditiveCost(per_edge, name, unit)
+    return AdditiveCost(prices, name, unit)
 
 
 def random_prices(space: SuperNetwork | Graph, seed: int) -> dict[str, float]:
     """A price from U(0, 1) for every edge (thesis fig. 3.11); stem and head are free."""
-    graph = space.graph if isinstance(space, SuperNetwork) else space
+    graph = _graph(space)
     generator = torch.Generator().manual_seed(seed)
     draws = torch.rand(len(graph), generator=generator, dtype=torch.float64)
-    free = set(graph.of_kind("stem", "head"))
-    return {e.name: 0.0 if i in free else float(draws[i]) for i, e in enumerate(graph.edges)}
+    pairs = zip(graph.edges, draws.tolist(), strict=True)
+    return {e.name: 0.0 if e.kind in ("stem", "head") else draw for e, draw in pairs}
 
 
 def sides(space: SuperNetwork | Graph, border: float) -> list[str]:
     """For every edge whether it runs on the "device", the "server", or crosses the "network".
 
-    Nodes drawn left of `border` (their x in `graph.positions`; in a convolutional fabric the
-    column) are on the device, all others on the server.
+    Nodes whose x in `graph.positions` (the column of a fabric) is below `border` are on the device.
     """
-    graph = space.graph if isinstance(space, SuperNetwork) else space
+    graph = _graph(space)
     left = {node: x < border for node, (x, _) in graph.positions.items()}
     found = [
         "network" if left[e.source] != left[e.target] else "device" if left[e.target] else "server"
@@ -140,35 +120,21 @@ def sides(space: SuperNetwork | Graph, border: float) -> list[str]:
 
 
 def cloud_prices(
-    space: SuperNetwork | Graph,
-    border: float,
-    *,
-    device: float = 1.0,
-    network: float = 10.0,
-    server: float = 0.1,
-) -> dict[str, float]:
+    space: SuperNetwork | Graph, border: float, *,
+    device: float = 1.0, network: float = 10.0, server: float = 0.1,
+) -> dict[str, float]:  # fmt: skip
     """Prices of a small device that uses servers over an expensive network (fig. 3.12).
 
-    Args:
-        border: x coordinate between device and server, see `sides`.
-        device, network, server: price of one edge on either side and of one that crosses. Stem
-            and head are free.
+    For `border` see `sides`; stem and head are free.
     """
-    graph = space.graph if isinstance(space, SuperNetwork) else space
-    price = dict(zip(SIDES, (device, network, server), strict=True))
-    free = set(graph.of_kind("stem", "head"))
-    return {
-        e.name: 0.0 if i in free else price[side]
-        for i, (e, side) in enumerate(zip(graph.edges, sides(graph, border), strict=True))
-    }
+    graph = _graph(space)
+    price = {"device": device, "network": network, "server": server}
+    where = zip(graph.edges, sides(graph, border), strict=True)
+    return {e.name: 0.0 if e.kind in ("stem", "head") else price[side] for e, side in where}
 
 
 def price(cost: Cost, mask: Tensor) -> Tensor:
-    """`cost(mask)` as float64 `[B]` on the CPU.
-
-    Raises:
-        ValueError: when the cost returns another shape, or a number that is not finite.
-    """
+    """`cost(mask)` as float64 `[B]` on the CPU; refused unless it is one finite number each."""
     name = getattr(cost, "name", getattr(cost, "__name__", type(cost).__name__))
     value = torch.as_tensor(cost(mask)).detach().to("cpu", torch.float64)
     if value.shape != mask.shape[:1]:

@@ -30,11 +30,8 @@ COUNTED = (nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase)
 
 
 def unit_ops(module: nn.Module | None, node: bool = False) -> int:
-    """Number of cycles that a module needs, one after another.
-
-    Its attribute `unit_ops` if it has one; else the number of its convolutional, linear and
-    recurrent layers on an edge (so a shortcut is free), and 0 at a node.
-    """
+    """Cycles that a module needs: its attribute `unit_ops`, else the number of its convolutional,
+    linear and recurrent layers on an edge (so a shortcut is free), and 0 at a node."""
     if module is None:
         return 0
     layers = 0 if node else sum(isinstance(m, COUNTED) for m in module.modules())
@@ -44,15 +41,9 @@ def unit_ops(module: nn.Module | None, node: bool = False) -> int:
 class Distributed:
     """Number of cycles that n parallel units need for an architecture.
 
-    One cycle runs up to n unit operations: the layers of an edge one after another, and sums
-    if the space declares it (see `unit_ops`). An operation runs when its dependencies were
-    finished before the cycle began. Operations without duration (shortcuts, free sums) finish as
-    soon as their dependencies have.
-
-    Args:
-        n: number of units, 1, 2, … or `math.inf`.
-        allocation: the greedy list schedule of the thesis when absent; else any callable from
-            `(operations, n)` to the operations of every cycle. Its schedules are checked.
+    One cycle runs up to n unit operations (see `unit_ops`) whose dependencies were finished before
+    it began. Operations without duration (shortcuts, free sums) finish with their dependencies.
+    Schedules of an `allocation` are checked; without one it is the greedy one of the thesis.
     """
 
     unit = "cycles"
@@ -81,13 +72,11 @@ class Distributed:
         if new:
             if len(self._known) > REMEMBERED:
                 self._known = {key: self._known[key] for key in keys if key not in new}
-            picked = rows[list(new.values())]
-            self._known.update(zip(new, self._cycles(picked), strict=True))
+            self._known |= zip(new, self._cycles(rows[list(new.values())]), strict=True)
         return torch.tensor([self._known[key] for key in keys], dtype=torch.float64)
 
     def operations(self, mask: Tensor) -> nx.DiGraph:
-        """Unit operations of one architecture (mask `[E]`) and their dependencies, as allocations
-        get them: insertion order, free operations bridged."""
+        """What an allocation gets for one mask `[E]`; free operations are bridged."""
         return self._ops.to_networkx(self.graph.check_mask(mask)[0].numpy())
 
     def schedule(self, mask: Tensor) -> list[list[str]]:
@@ -111,13 +100,11 @@ class Distributed:
 def list_schedule(ops: _Operations, present: Sequence[bool], n: float) -> list[list[int]]:
     """The greedy schedule of the thesis: for every cycle the numbers of its operations.
 
-    Operations are ordered by the reverse of the post-order of a depth-first search, which starts
-    from operations in insertion order and visits successors in reverse insertion order. Each
-    cycle takes the first n operations of that order that are ready.
+    Each cycle takes the first n ready operations in the reverse post-order of a depth-first search
+    (starts in insertion order, successors in reverse insertion order).
     """
-    successors = ops.successors
+    successors, unseen = ops.successors, list(present)
     order: list[int] = []
-    unseen = list(present)
     stack = list(range(len(unseen) - 1, -1, -1))
     while stack:
         op = stack.pop()
@@ -161,14 +148,13 @@ def longest_first(operations: nx.DiGraph, n: float) -> list[list[str]]:
     cycles = []
     while ready:
         ready.sort(key=lambda op: -level[op])
-        count = len(ready) if n == math.inf else int(n)
-        now, ready = ready[:count], ready[count:]
-        for op in now:
-            for successor in operations.successors(op):
-                waiting[successor] -= 1
-                if not waiting[successor]:
-                    ready.append(successor)
-        cycles.append(now)
+        count = int(min(n, len(ready)))
+        cycles.append(ready[:count])
+        ready = ready[count:]
+        for _, successor in operations.out_edges(cycles[-1]):
+            waiting[successor] -= 1
+            if not waiting[successor]:
+                ready.append(successor)
     return cycles
 
 
@@ -187,9 +173,9 @@ def _checked(operations: nx.DiGraph, n: float, schedule: Schedule) -> list[list[
         raise ValueError(f"allocation never runs {missing[0]!r} ({len(missing)} are missing)")
     for before, after in operations.edges:
         if cycle_of[before] >= cycle_of[after]:
+            fault = f"{after!r} in cycle {cycle_of[after]}, but it needs {before!r}"
             raise ValueError(
-                f"allocation runs {after!r} in cycle {cycle_of[after]}, but it needs {before!r}, "
-                f"which is finished only after cycle {cycle_of[before]}"
+                f"allocation runs {fault}, which is finished only after cycle {cycle_of[before]}"
             )
     return [list(cycle) for cycle in schedule]
 

@@ -21,28 +21,19 @@ from nas_core.training import Timing, describe_device, time_call
 
 
 class Latency:
-    """Milliseconds that an architecture takes on a device, measured on first use.
+    """Milliseconds that an architecture takes, measured on first use (a median, see `time_call`).
 
-    Args:
-        supernet: stays where it is; call `.to(device)` on it first. It is measured in evaluation
-            mode without gradients, and only the modules an architecture keeps are called.
-        batch_size: examples per call.
-        repeats, warmup: see `time_call`.
-        fresh: False gives the median, remembered per architecture; True times every architecture
-            once more at every call, which is a stochastic cost in the sense of section 3.4.3.
+    The network is measured where it is (call `.to(device)` first), in evaluation mode without
+    gradients. With `fresh` every call times each architecture once more: a stochastic cost in the
+    sense of section 3.4.3.
     """
 
     name, unit = "latency", "ms"
 
     def __init__(
-        self,
-        supernet: SuperNetwork,
-        *,
-        batch_size: int = 1,
-        repeats: int = 20,
-        warmup: int = 3,
-        fresh: bool = False,
-    ):
+        self, supernet: SuperNetwork, *,
+        batch_size: int = 1, repeats: int = 20, warmup: int = 3, fresh: bool = False,
+    ):  # fmt: skip
         if supernet.input_shape is None:
             raise ValueError(f"{supernet.graph.name} needs an input_shape to be measured")
         if batch_size < 1:
@@ -79,11 +70,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Milliseconds per edge of one space, under the conditions named here.
-
-    Raises:
-        ValueError: when an edge has a time that is negative, not finite or outside its interval.
-    """
+    """Milliseconds per edge of one space, under the conditions named here."""
 
     space: str
     fingerprint: str
@@ -106,15 +93,9 @@ class LatencyTable:
             )
 
     def cost(self, graph: Graph, device: torch.device | str | None = None) -> AdditiveCost:
-        """The table as an additive cost in milliseconds.
+        """The table as an additive cost in milliseconds of the space that it was made for.
 
-        Args:
-            graph: of the space that the table was made for.
-            device: refuse the table unless it was measured on this device with as many threads.
-                None accepts the table of any device, for example of a phone.
-
-        Raises:
-            ValueError: when the table was made for another space or device, or lacks an edge.
+        Unless `device` is None, it must have been measured on that device with as many threads.
         """
         graph.require(self.fingerprint, self.space, "this latency table")
         if device is not None:
@@ -130,11 +111,7 @@ class LatencyTable:
 
     @classmethod
     def load(cls, path: str | Path) -> LatencyTable:
-        """Read what `save` wrote.
-
-        Raises:
-            ValueError: when the file is no latency table.
-        """
+        """Read what `save` wrote."""
         try:
             record = json.loads(Path(path).read_text(encoding="utf-8"))
             edges = {name: Timing(**timing) for name, timing in record.pop("edges").items()}
@@ -148,8 +125,7 @@ def latency_table(
 ) -> LatencyTable:
     """Measure every edge on its own, with the operation of the node it leads to.
 
-    Takes about E × (repeats + warmup) module calls, once per device; then a search prices an
-    architecture by a matrix product. `check_table` scales the table to whole networks.
+    Takes about E × (repeats + warmup) module calls; `check_table` scales it to whole networks.
     """
     graph = supernet.graph
     if supernet.input_shape is None:
@@ -170,16 +146,11 @@ def check_table(table: LatencyTable, measured: Latency, masks: Tensor) -> Latenc
 
     Edges measured alone miss the overhead of a network (additions, cold caches, other work on the
     device). Half of the networks give one factor for it, the median of measurement / sum; the other
-    half give the error.
+    half give the relative errors of the scaled sum. The rank correlation (Spearman) is over all.
 
     Args:
         measured: under the conditions of the table (device, threads, batch size, dtype, torch).
         masks: pruned architectures `[B, E]`, at least four that differ.
-
-    Returns:
-        a copy with `factor` set and `error` filled in: `median_relative` and `worst_relative`
-        error of the scaled sum, `rank_correlation` (Spearman) of sum and measurement over all,
-        and the number of `networks`.
     """
     from scipy.stats import spearmanr
 

@@ -17,11 +17,10 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor, nn
 
-from nas_core.spaces.layers import conv_bn
+from nas_core.spaces.layers import conv_bn, pooled_linear
 from nas_core.supernet import Architecture, Edge, SuperNetwork
 
 Cell = tuple[int, ...]  # for each edge of the cell the number of its operation in `space.ops`
-
 
 OPERATIONS: dict[str, Callable[[int], nn.Module]] = {
     "skip_connect": lambda channels: nn.Identity(),
@@ -67,10 +66,8 @@ class CellSpace:
         """`cell` as a tuple; raises ValueError unless it has one operation number per edge."""
         cell = tuple(int(op) for op in cell)
         if len(cell) != len(self.edges) or any(not 0 <= op < len(self.ops) for op in cell):
-            last = len(self.ops) - 1
-            raise ValueError(
-                f"a cell has {len(self.edges)} operations numbered 0…{last}, not {cell}"
-            )
+            numbers = f"{len(self.edges)} operations numbered 0…{len(self.ops) - 1}"
+            raise ValueError(f"a cell has {numbers}, not {cell}")
         return cell
 
     def sample(self, rng: random.Random) -> Cell:
@@ -115,9 +112,8 @@ class CellSpace:
     def function(self, cell: Cell) -> str | None:
         """What a cell computes, as a formula without the order of sums and copies; None: nothing.
 
-        A skip passes on the value of its source. Where nodes are rectified that value is one
-        summand; a node that receives nothing else is its source. Where they are not, the summands
-        of the source are passed on one by one.
+        A skip passes on the value of its source: one summand where nodes are rectified (a node
+        that receives nothing else is its source), otherwise the summands one by one.
         """
         by_edge = dict(zip(self.edges, cell, strict=True))
         value: list[list[str]] = [["x"]]  # the summands of each node; [] computes nothing
@@ -143,32 +139,23 @@ class CellSpace:
     # ---------------------------------------------------------------- networks
 
     def network(
-        self,
-        *,
-        channels: int = 8,
-        input_shape: tuple[int, int, int] = (1, 8, 8),
-        classes: int = 10,
-        name: str = "digit-cells",
-    ) -> SuperNetwork:
-        """Super-network with every cell: parallel edges of one node pair are its operations.
-
-        Stem (3×3 convolution, stride 2) → cell → head (mean over the map, linear). Edge names are
-        `stem`, `head` and `<i>→<j> <op>`. Weights come from torch's global generator.
-        """
+        self, *, channels: int = 8, input_shape: tuple[int, int, int] = (1, 8, 8),
+        classes: int = 10, name: str = "digit-cells",
+    ) -> SuperNetwork:  # fmt: skip
+        """Super-network of all cells: `stem`, parallel edges `<i>→<j> <op>` and `head`."""
 
         def module(op: str) -> nn.Module:
             made = OPERATIONS[op](channels)
-            is_conv = any(isinstance(m, nn.Conv2d) for m in made.modules())
-            needs_relu = is_conv and not self.rectified
-            return nn.Sequential(nn.ReLU(), *made.children()) if needs_relu else made
+            if self.rectified or not any(isinstance(m, nn.Conv2d) for m in made.modules()):
+                return made
+            return nn.Sequential(nn.ReLU(), *made.children())
 
         stem = conv_bn(input_shape[0], channels, 3, stride=2)
-        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+        head = pooled_linear(channels, classes)
         edges = [Edge("input", "0", stem, "stem", "stem")]
         for i, j in self.edges:
-            for op in self.ops:
-                if op != "none":
-                    edges.append(Edge(str(i), str(j), module(op), f"{i}→{j} {op}", op))
+            for op in (op for op in self.ops if op != "none"):
+                edges.append(Edge(str(i), str(j), module(op), f"{i}→{j} {op}", op))
         edges.append(Edge(str(self.nodes - 1), "output", head, "head", "head"))
         rectify = {str(node): nn.ReLU() for node in range(self.nodes)} if self.rectified else None
         return SuperNetwork(
@@ -201,9 +188,8 @@ class CellSpace:
             if not ops and "none" in self.ops:
                 ops = [self.ops.index("none")]
             if len(ops) != 1:
-                raise ValueError(
-                    f"edge {i}→{j} has {len(ops)} operations in this mask, a cell has one"
-                )
+                fault = f"edge {i}→{j} has {len(ops)} operations"
+                raise ValueError(f"{fault} in this mask, a cell has one")
             cell.append(ops[0])
         return tuple(cell)
 

@@ -12,14 +12,9 @@ from nas_core.supernet import Edge, Graph, SuperNetwork
 
 
 def conv_fabric(
-    columns: int,
-    scales: int,
-    channels: int,
-    num_classes: int,
-    *,
-    task: str = "classification",
-    input_shape: tuple[int, int, int] | None = None,
-) -> SuperNetwork:
+    columns: int, scales: int, channels: int, num_classes: int, *,
+    task: str = "classification", input_shape: tuple[int, int, int] | None = None,
+) -> SuperNetwork:  # fmt: skip
     """A grid of nodes: columns run left to right, each scale has half the resolution of the last.
 
     Node `"l.s"` is the ReLU of the sum of what arrives from its three neighbours in the column to
@@ -31,14 +26,10 @@ def conv_fabric(
     for segmentation, whose output `[B, num_classes, H, W]` is read at the finest.
 
     Args:
-        columns: W; 1, 2, 4 and 8 in the thesis. Segmentation needs at least 2.
-        scales: number of resolutions; 6 for 32×32 images in the thesis, 9 for 256×256.
-        channels: F, the same everywhere; 128 in the thesis (64 for segmentation).
-        task: "classification" or "segmentation".
-        input_shape: (C, H, W); 3 channels and a coarsest map of 1×1 when absent.
-
-    Raises:
-        ValueError: for sides that cannot be halved `scales − 1` times, and other impossible sizes.
+        columns, scales, channels: in the thesis W of 1 to 8; 6 for 32×32 images and 9 for 256×256;
+            F of 128 (64 for segmentation). Segmentation needs at least two columns.
+        input_shape: (C, H, W), both sides divisible by 2^(scales − 1); 3 channels and a coarsest
+            map of 1×1 when absent.
     """
     if task not in ("classification", "segmentation"):
         raise ValueError(f"task {task!r} is unknown; use 'classification' or 'segmentation'")
@@ -52,33 +43,27 @@ def conv_fabric(
         input_shape = (3, 2 ** (scales - 1), 2 ** (scales - 1))
     _check_resolution(scales, tuple(input_shape))
     classify, last = task == "classification", columns - 1
+    end = scales - 1 if classify else 0  # the scale that the head reads
 
     # The order of the edges is part of the distributed cost: see nas_core.costs.distributed.
     edges = [Edge("input", "0.0", conv_bn(input_shape[0], channels, bias=True), "stem", "stem")]
 
     def connect(column: int, scale: int, from_column: int, from_scale: int) -> None:
         kind = ("up", "same", "down")[scale - from_scale + 1]
-        module = (
-            UpConv(channels)
-            if kind == "up"
-            else conv_bn(channels, channels, stride=2 if kind == "down" else 1, bias=True)
-        )
+        stride = 2 if kind == "down" else 1
+        up = kind == "up"
+        module = UpConv(channels) if up else conv_bn(channels, channels, 3, stride, bias=True)
         edges.append(Edge(f"{from_column}.{from_scale}", f"{column}.{scale}", module, kind=kind))
 
     for s in range(1, scales):
         connect(0, s, 0, s - 1)
     for column in range(1, columns):
         for s in range(scales):
-            for t in (s - 1, s, s + 1):
-                if 0 <= t < scales:
-                    connect(column, s, column - 1, t)
-    if columns > 1:
-        for s in range(1, scales):
-            if classify:
-                connect(last, s, last, s - 1)
-            else:
-                connect(last, scales - 1 - s, last, scales - s)
-    end = scales - 1 if classify else 0
+            for t in range(max(s - 1, 0), min(s + 2, scales)):
+                connect(column, s, column - 1, t)
+    for s in range(1, scales if columns > 1 else 0):
+        to, source = (s, s - 1) if classify else (scales - 1 - s, scales - s)
+        connect(last, to, last, source)
     pool = classify and max(input_shape[1:]) > 2 ** (scales - 1)
     head = Head(channels, num_classes, pool=pool, flatten=classify)
     edges.append(Edge(f"{last}.{end}", "output", head, "head", "head"))
@@ -95,9 +80,9 @@ def conv_fabric(
 
 
 def share_by_scale(graph: Graph, kept: Tensor) -> dict[int, float]:
-    """Mean of `kept` (a mask or probabilities, `[E]`) over the edges that lead to each scale.
+    """Mean of `kept` (a mask or probabilities, `[E]`) over the edges to each scale, 0 the finest.
 
-    Scale 0 is the finest. Stem and head do not count.
+    Stem and head do not count.
     """
     found: dict[int, list[float]] = {}
     for edge, value in zip(graph.edges, kept.tolist(), strict=True):
@@ -121,9 +106,9 @@ class Head(nn.Sequential):
     unit_ops = 0  # the thesis does not count it in the distributed cost
 
     def __init__(self, inputs: int, outputs: int, *, pool: bool, flatten: bool):
-        parts: list[nn.Module] = [nn.AdaptiveAvgPool2d(1)] if pool else []
-        parts.append(nn.Conv2d(inputs, outputs, 1))
-        super().__init__(*parts, *([nn.Flatten()] if flatten else []))
+        before = (nn.AdaptiveAvgPool2d(1),) if pool else ()
+        after = (nn.Flatten(),) if flatten else ()
+        super().__init__(*before, nn.Conv2d(inputs, outputs, 1), *after)
 
 
 def _check_resolution(scales: int, input_shape: tuple[int, ...]) -> None:

@@ -9,18 +9,11 @@ from nas_core.supernet import Edge, SuperNetwork
 
 
 def keyword_cnn(
-    num_classes: int = 12,
-    *,
-    shortcuts: bool = True,
-    head: bool = True,
-    width: int = 64,
-    bottleneck: int = 32,
-    features: int = 128,
-    conv1: tuple[int, int] = (20, 8),
-    conv2: tuple[int, int] = (10, 4),
-    input_shape: tuple[int, int, int] = (1, 101, 40),
-    leak: float = 0.0,
-) -> SuperNetwork:
+    num_classes: int = 12, *, shortcuts: bool = True, head: bool = True,
+    width: int = 64, bottleneck: int = 32, features: int = 128,
+    conv1: tuple[int, int] = (20, 8), conv2: tuple[int, int] = (10, 4),
+    input_shape: tuple[int, int, int] = (1, 101, 40), leak: float = 0.0,
+) -> SuperNetwork:  # fmt: skip
     """Two convolutions, a bottleneck and Φ, the sum at node `features` that feeds the classifier.
 
     With the defaults 124,593,664 multiply-adds without and 137,284,096 with shortcuts; the
@@ -29,16 +22,13 @@ def keyword_cnn(
 
     Args:
         shortcuts: linear layers from the input, conv1 and conv2 straight to Φ.
-        head: with the classifier, output `[B, num_classes]`; without it the output is Φ
-            `[B, features]`, which SANAS also feeds to its controller.
-        width: channels of both convolutions (64 in the thesis).
-        conv1, conv2: filter sizes, time × frequency.
+        head: without the classifier the output is Φ `[B, features]`, which SANAS also feeds to
+            its controller; with it `[B, num_classes]`.
+        width: channels of both convolutions.
+        conv1, conv2: filter sizes, time × frequency; they must fit the map.
         input_shape: (1, frames, coefficients).
-        leak: slope of all units below 0; 0 (the thesis) is ReLU, whose units can all die in the
-            first steps when there are few; 0.1 prevents this.
-
-    Raises:
-        ValueError: when the filters do not fit the map.
+        leak: slope of all units below 0. With ReLU (0, the thesis) all units can die in the first
+            steps when there are few; 0.1 prevents this.
     """
     _, frames, coefficients = input_shape
     time1, band1 = frames - conv1[0] + 1, (coefficients - conv1[1] + 1) // 3

@@ -13,6 +13,11 @@ def conv_bn(
     return nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
 
+def pooled_linear(channels: int, classes: int) -> nn.Sequential:
+    """Classifier of the mean over the map: `[B, channels, H, W]` → `[B, classes]`."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+
+
 class SumReLU(nn.ReLU):
     """ReLU of the sum at a node; the sum takes one cycle of its own in the distributed cost."""
 

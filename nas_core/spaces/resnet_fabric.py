@@ -7,17 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from nas_core.spaces.layers import SumReLU, conv_bn, initialize
+from nas_core.spaces.layers import SumReLU, conv_bn, initialize, pooled_linear
 from nas_core.supernet import Architecture, Edge, Graph, SuperNetwork
 
 
 def resnet_fabric(
-    blocks_per_group: int,
-    num_classes: int = 10,
-    *,
-    channels: Sequence[int] = (16, 32, 64),
-    input_shape: tuple[int, int, int] = (3, 32, 32),
-) -> SuperNetwork:
+    blocks_per_group: int, num_classes: int = 10, *,
+    channels: Sequence[int] = (16, 32, 64), input_shape: tuple[int, int, int] = (3, 32, 32),
+) -> SuperNetwork:  # fmt: skip
     """Groups of basic blocks, with further blocks that lead from one group to the next.
 
     Every block contributes two parallel edges: its two convolutions, and its shortcut (identity,
@@ -28,7 +25,6 @@ def resnet_fabric(
 
     Args:
         blocks_per_group: n; 3, 5, 7, 9 and 18 contain ResNet-20, -32, -44, -56 and -110.
-        num_classes: size of the output `[B, num_classes]`.
         channels: of each group; from group to group the resolution is halved.
         input_shape: (C, H, W); H and W must be divisible by 2^(groups − 1).
     """
@@ -37,10 +33,10 @@ def resnet_fabric(
         raise ValueError(f"blocks_per_group is {n}; a fabric needs at least 2")
     step = 2 ** (groups - 1)
     if input_shape[1] % step or input_shape[2] % step:
-        raise ValueError(
-            f"input of {input_shape[1]}×{input_shape[2]} pixels cannot be halved {groups - 1} "
-            f"times; both sides must be divisible by {step}"
+        fault = (
+            f"input of {input_shape[1]}×{input_shape[2]} pixels cannot be halved {groups - 1} times"
         )
+        raise ValueError(f"{fault}; both sides must be divisible by {step}")
     edges = [Edge("input", "0.in", conv_bn(input_shape[0], channels[0]), "stem", "stem")]
 
     def output(g: int, j: int) -> str:
@@ -50,9 +46,8 @@ def resnet_fabric(
     def block(source: str, target: str) -> None:
         g, h = _rank(source)[0], _rank(target)[0]
         wide, stride = channels[h], 2 ** (h - g)
-        convolutions = Block(
-            *conv_bn(channels[g], wide, 3, stride), nn.ReLU(), *conv_bn(wide, wide)
-        )
+        first, second = conv_bn(channels[g], wide, 3, stride), conv_bn(wide, wide)
+        convolutions = Block(*first, nn.ReLU(), *second)
         shortcut = nn.Identity() if g == h else conv_bn(channels[g], wide, 1, stride)
         kind = "shortcut" if g == h else "projection"
         edges.append(Edge(source, target, convolutions, f"{source}→{target} conv", "conv"))
@@ -61,15 +56,11 @@ def resnet_fabric(
     for g in range(groups):
         for d in range(n):
             block(output(g, d - 1), output(g, d))
-            if g:
-                for j in (n - 2 - d, n - 1 - d, n - 3 - d):
-                    if -1 <= j < n - 1:
-                        block(output(g - 1, j), output(g, d))
+            for j in (n - 2 - d, n - 1 - d, n - 3 - d) if g else ():
+                if -1 <= j < n - 1:
+                    block(output(g - 1, j), output(g, d))
     last = output(groups - 1, n - 1)
-    linear = nn.Linear(channels[-1], num_classes)
-    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
-    edges.append(Edge(last, "output", head, "head", "head"))
-
+    edges.append(Edge(last, "output", pooled_linear(channels[-1], num_classes), "head", "head"))
     sums = {output(g, d): SumReLU() for g in range(groups) for d in range(n)}
     net = SuperNetwork(
         edges, "input", "output", node_ops={"0.in": nn.ReLU(), **sums}, input_shape=input_shape,
@@ -87,19 +78,15 @@ class Block(nn.Sequential):
 
 def plain_resnet(graph: Graph) -> Architecture:
     """The sequential architecture of a ResNet fabric: ResNet-(6n+2) for three groups."""
-    inner = [node for node in graph.nodes if node not in (graph.source, graph.sink)]
-    order = {node: i for i, node in enumerate(sorted(inner, key=_rank))}
-    mask = [
-        edge.kind in ("stem", "head") or order[edge.target] == order[edge.source] + 1
-        for edge in graph.edges
-    ]
+    inner = sorted({*graph.nodes} - {graph.source, graph.sink}, key=_rank)
+    pairs = {*zip([graph.source, *inner], [*inner, graph.sink], strict=True)}
+    mask = [(edge.source, edge.target) in pairs for edge in graph.edges]
     return Architecture.from_mask(graph, torch.tensor(mask))
 
 
 def kept_by_group(architecture: Architecture) -> list[float]:
     """Share of the blocks into each group of a ResNet fabric that keep their convolutions."""
-    graph = architecture.graph
-    kept = set(architecture.kept)
+    graph, kept = architecture.graph, set(architecture.kept)
     groups: dict[int, list[bool]] = {}
     for e in graph.of_kind("conv"):
         groups.setdefault(_rank(graph.edges[e].target)[0], []).append(e in kept)

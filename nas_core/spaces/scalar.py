@@ -15,18 +15,10 @@ from nas_core.supernet import Edge, SuperNetwork
 
 
 def scalar_network(
-    weights: Mapping[tuple[str, str], float],
-    source: str = "x",
-    sink: str = "y",
-    *,
-    name: str = "scalar network",
-    positions: Mapping[str, tuple[float, float]] | None = None,
-) -> SuperNetwork:
-    """Super-network on `[B, 1]` whose edge (i, j) multiplies by `weights[i, j]`.
-
-    Args:
-        weights: in the order of the columns of every mask; (i, j) also names the edge `i→j`.
-    """
+    weights: Mapping[tuple[str, str], float], source: str = "x", sink: str = "y", *,
+    name: str = "scalar network", positions: Mapping[str, tuple[float, float]] | None = None,
+) -> SuperNetwork:  # fmt: skip
+    """Super-network on `[B, 1]` whose edge (i, j), named `i→j`, multiplies by `weights[i, j]`."""
     edges = []
     for (i, j), weight in weights.items():
         module = nn.Linear(1, 1, bias=False)
@@ -36,11 +28,7 @@ def scalar_network(
 
 
 def scalar_fabric(layers: int, seed: int = 0) -> SuperNetwork:
-    """Every forward edge among `layers` layers: layers · (layers − 1) / 2 edges.
-
-    The numbers are drawn uniformly from [0.2, 1] and scaled edge by edge so that the whole
-    network computes the identity.
-    """
+    """Every forward edge, a number from U(0.2, 1) scaled so that the whole computes identity."""
     if layers < 2:
         raise ValueError(f"{layers} layers are too few for a network; give 2 or more")
     generator = torch.Generator().manual_seed(seed)
@@ -51,7 +39,6 @@ def scalar_fabric(layers: int, seed: int = 0) -> SuperNetwork:
     # The value of a layer is linear in the numbers on its incoming edges.
     for j in range(1, layers):
         total = sum(weights[i, j] for i in range(j))
-        for i in range(j):
-            weights[i, j] /= total
+        weights |= {(i, j): weights[i, j] / total for i in range(j)}
     named = {(nodes[i], nodes[j]): w for (i, j), w in weights.items()}
     return scalar_network(named, name=f"scalar fabric of {layers} layers")
