@@ -1,5 +1,7 @@
 """Later static keyword networks, as super-networks of one edge for the same code."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -12,11 +14,8 @@ class DSCNN(nn.Module):
     """DS-CNN-S of Zhang et al., Hello Edge (2017): depthwise-separable convolutions on 49 × 10.
 
     22,604 parameters once batch norm is folded (with 16,000 bytes of activations the 38.6 KB of
-    the paper) and 2,656,768 multiply-adds (5.4 M operations) with the classifier.
-
-    Args:
-        mfcc: of the maps; every 20 ms and the first ten coefficients are used. The paper takes
-            windows of 40 ms instead of 30 ms.
+    the paper) and 2,656,768 multiply-adds (5.4 M operations) with the classifier. It uses a frame
+    of the `mfcc` maps every 20 ms and ten coefficients; the paper's frames last 40 ms, not 30 ms.
     """
 
     features = 64
@@ -25,10 +24,9 @@ class DSCNN(nn.Module):
         super().__init__()
         mfcc = mfcc or MFCC()
         self.every = max(1, round(0.020 * mfcc.rate / mfcc.hop))
-        blocks: list[nn.Module] = [nn.Conv2d(1, 64, (10, 4), 2, bias=False), *_norm(64)]
+        blocks = _unit(1, 64, (10, 4), 2)
         for _ in range(4):
-            blocks += [nn.Conv2d(64, 64, 3, padding=1, groups=64, bias=False), *_norm(64)]
-            blocks += [nn.Conv2d(64, 64, 1, bias=False), *_norm(64)]
+            blocks += _unit(64, 64, 3, padding=1, groups=64) + _unit(64, 64, 1)
         self.body = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,21 +55,14 @@ class BCResNet(nn.Module):
         super().__init__()
         mfcc = mfcc or MFCC()
         self.register_buffer("undo", mfcc.dct.T.contiguous(), persistent=False)
-        layers: list[nn.Module] = [
-            nn.Conv2d(1, 16, 5, (2, 1), 2, bias=False), nn.BatchNorm2d(16), nn.ReLU()
-        ]  # fmt: skip
-        inputs = 16
+        layers, inputs = _unit(1, 16, 5, (2, 1), padding=2), 16
         for stage, (count, channels) in enumerate(((2, 8), (2, 12), (4, 16), (4, 20))):
             for i in range(count):
                 stride = 2 if stage in (1, 2) and i == 0 else 1
                 layers.append(_Broadcast(inputs, channels, stride, 2**stage))
                 inputs = channels
-        layers += [
-            nn.Conv2d(20, 20, 5, padding=(0, 2), groups=20, bias=False),
-            nn.Conv2d(20, 32, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        ]  # fmt: skip
-        self.body = nn.Sequential(*layers)
+        layers += [nn.Conv2d(20, 20, 5, padding=(0, 2), groups=20, bias=False), *_unit(20, 32, 1)]
+        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
     def forward(self, x: Tensor) -> Tensor:
         """Features `[B, 32]` of maps `[B, 1, F, n_mfcc]`."""
@@ -83,23 +74,13 @@ class _Broadcast(nn.Module):
 
     def __init__(self, inputs: int, channels: int, stride: int, dilation: int):
         super().__init__()
-        self.same = inputs == channels
-        widen = [] if self.same else [
-            nn.Conv2d(inputs, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
-        ]  # fmt: skip
-        self.f2 = nn.Sequential(
-            *widen,
-            nn.Conv2d(channels, channels, (3, 1), (stride, 1), (1, 0), groups=channels, bias=False),
-            _SubSpectralNorm(channels),
-        )
-        self.f1 = nn.Sequential(
-            nn.Conv2d(
-                channels, channels, (1, 3), padding=(0, dilation), dilation=(1, dilation),
-                groups=channels, bias=False,
-            ),
-            nn.BatchNorm2d(channels), nn.SiLU(), nn.Conv2d(channels, channels, 1, bias=False),
-            nn.Dropout2d(0.1),
-        )  # fmt: skip
+        c, self.same = channels, inputs == channels
+        widen = [] if self.same else _unit(inputs, c, 1)
+        over_frequency = nn.Conv2d(c, c, (3, 1), (stride, 1), (1, 0), groups=c, bias=False)
+        self.f2 = nn.Sequential(*widen, over_frequency, _SubSpectralNorm(c))
+        over_time = nn.Conv2d(c, c, (1, 3), 1, (0, dilation), (1, dilation), groups=c, bias=False)
+        mixing = nn.Conv2d(c, c, 1, bias=False)
+        self.f1 = nn.Sequential(over_time, nn.BatchNorm2d(c), nn.SiLU(), mixing, nn.Dropout2d(0.1))
 
     def forward(self, x: Tensor) -> Tensor:
         wide = self.f2(x)
@@ -121,8 +102,10 @@ class _SubSpectralNorm(nn.Module):
         return grouped.reshape(b, c, f, t)
 
 
-def _norm(channels: int) -> list[nn.Module]:
-    return [nn.BatchNorm2d(channels), nn.ReLU()]
+def _unit(inputs: int, outputs: int, kernel: Any, stride: Any = 1, **options) -> list[nn.Module]:
+    """Convolution without bias, batch norm and ReLU."""
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, bias=False, **options)
+    return [conv, nn.BatchNorm2d(outputs), nn.ReLU()]
 
 
 def as_trunk(body: DSCNN | BCResNet, mfcc: MFCC | None = None) -> SuperNetwork:

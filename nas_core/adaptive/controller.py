@@ -5,23 +5,20 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from nas_core.training import require
+
 Blind = Literal["noise", "shuffled"] | None
 
 
 class Controller(nn.Module):
     """z_{t+1} = GRU(Φ_t, z_t), Γ_t = σ(h(z_t)) (thesis section 4.3.3).
 
-    Γ_t depends only on inputs *before* step t. z_0 is learned.
+    Γ_t depends only on inputs *before* step t. z_0 is learned. `features` is the size of Φ, `edges`
+    the number of gates, `hidden` the size of z, `bias` the first logit of every gate (3: γ ≈ .95).
 
-    Args:
-        features: size of Φ.
-        edges: number of modules to switch.
-        hidden: size of z.
-        bias: initial logit of every gate; 3 starts with γ ≈ 0.95.
-        blind: for control experiments, what replaces Φ. "noise": normal noise. "shuffled": the Φ
-            that another stream of the batch has at the same step, so that the distribution of
-            the inputs at each step stays what it was and only their meaning for *this* stream is
-            lost. Either can learn how much to spend (and count steps), but not when.
+    `blind` replaces Φ in control experiments. "noise": normal noise. "shuffled": the Φ of another
+    stream of the batch at the same step; the inputs keep their distribution at each step and lose
+    their meaning for *this* stream. Either can learn how much to spend (and count steps), not when.
     """
 
     fixed: None = None
@@ -35,8 +32,8 @@ class Controller(nn.Module):
         bias: float = 3.0,
         blind: Blind = None,
     ):
-        if blind not in (None, "noise", "shuffled"):
-            raise ValueError(f"blind is {blind!r}; use None, 'noise' or 'shuffled'")
+        known = blind in (None, "noise", "shuffled")
+        require(known, "blind", blind, "None, 'noise' or 'shuffled'")
         super().__init__()
         self.recurrent = nn.GRUCell(features, hidden)
         self.gates = nn.Linear(hidden, edges)
@@ -70,11 +67,7 @@ class Controller(nn.Module):
 
 
 class FixedController(nn.Module):
-    """Always the same architecture, at no cost: a static network in the same code.
-
-    Args:
-        mask: bool `[E]`, edges that are on.
-    """
+    """Always the edges of `mask`, bool `[E]`, at no cost: a static network in the same code."""
 
     fixed: Tensor
     blind: Blind = None

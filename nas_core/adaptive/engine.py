@@ -16,6 +16,7 @@ from nas_core.audio.detection import KeywordDetector, Smoothing
 from nas_core.audio.features import MFCC, StreamingMFCC
 from nas_core.audio.files import check_audio
 from nas_core.audio.streams import Spoken
+from nas_core.training import require
 
 
 class Decision(NamedTuple):
@@ -32,10 +33,7 @@ class Decision(NamedTuple):
 class StreamingEngine:
     """A keyword spotter for one endless stream.
 
-    Args:
-        model: trained; it is put into evaluation mode.
-        mfcc: the features it was trained with.
-        classes: names of the classes.
+    The trained `model` is put into evaluation mode; `mfcc` are the features it was trained with.
     """
 
     def __init__(
@@ -45,10 +43,10 @@ class StreamingEngine:
         classes: Sequence[str],
         smoothing: Smoothing | None = None,
     ):
-        if model.classifier.out_features != len(classes):
-            raise ValueError(f"{len(classes)} class names for {model.classifier.out_features}")
-        if model.controller.blind == "shuffled":
-            raise ValueError("a controller that is fed other streams' Φ needs a batch of streams")
+        known, blind = model.classifier.out_features, model.controller.blind
+        require(len(classes) == known, "number of classes", len(classes), f"{known}")
+        # The Φ of other streams is taken from the batch, and an engine has one stream.
+        require(blind != "shuffled", "blind", blind, "None or 'noise' where there is one stream")
         self.model, self.mfcc = model.eval(), mfcc
         self.features = StreamingMFCC(mfcc)
         self.detector = KeywordDetector(classes, smoothing)
@@ -77,11 +75,8 @@ class StreamingEngine:
         self._pending = time.perf_counter() - begin
         parts = audio.split(packet)
         decisions = [d for part in parts for d in self._take(part, time.perf_counter())]
-        if not decisions:
-            raise ValueError(
-                f"a recording of {len(audio)} samples is shorter than one window of "
-                f"{self.mfcc.window}"
-            )
+        enough = f"{self.mfcc.window} samples or more, one window"
+        require(len(decisions) > 0, "length of the recording", len(audio), enough)
         return StreamTrace(decisions, self.real_time_factor)
 
     def _take(self, packet: Tensor, begin: float) -> list[Decision]:

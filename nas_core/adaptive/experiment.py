@@ -7,28 +7,18 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from nas_core import audio
 from nas_core.adaptive.baselines import DSCNN, BCResNet, as_trunk
 from nas_core.adaptive.controller import Blind, Controller, FixedController
 from nas_core.adaptive.engine import StreamingEngine
 from nas_core.adaptive.network import AdaptiveNetwork
 from nas_core.adaptive.training import SanasConfig, SanasRun, summarise, train, window_table
-from nas_core.audio import (
-    KEYWORDS,
-    MFCC,
-    Corpus,
-    Mixing,
-    StreamSet,
-    evaluation_stream,
-    load_speech_commands,
-    make_streams,
-    score,
-    synthetic_corpus,
-)
 from nas_core.data import data_root
 from nas_core.spaces.keyword_cnn import keyword_cnn
 from nas_core.supernet import count_params
-from nas_core.training import derived_seeds
+from nas_core.training import derived_seeds, require
 
+# "base" is cnn-trad-fpool3, "shortcuts" has everything on, "cheapest" only the input shortcut
 STATIC = ("base", "shortcuts", "cheapest", "ds_cnn", "bc_resnet")
 # what replaces the input of each controller, see `Controller`
 BLIND: dict[str, Blind] = {"sanas": None, "blind": "noise", "shuffled": "shuffled"}
@@ -36,25 +26,16 @@ BLIND: dict[str, Blind] = {"sanas": None, "blind": "noise", "shuffled": "shuffle
 
 @dataclass(frozen=True)
 class Model:
-    """One line of the comparison.
+    """One line of the comparison; λ and `spend` (see `SanasConfig`) act on a controller only."""
 
-    Args:
-        kind: "base" (cnn-trad-fpool3), "shortcuts" (with everything on), "cheapest" (with nothing
-            on but the input shortcut), "sanas", "blind" (its controller is fed noise), "shuffled"
-            (its controller is fed the Φ of other streams), "ds_cnn" or "bc_resnet".
-        lam: λ, of those with a controller.
-        width: channels, where it is not that of the other models.
-        spend: mean cost that training drives λ to, see `SanasConfig.spend`.
-    """
-
-    kind: str
+    kind: str  # of STATIC or BLIND
     lam: float = 0.0
-    width: int | None = None
+    width: int | None = None  # channels, where it is not that of the other models
     spend: float | None = None
 
     def __post_init__(self):
-        if self.kind not in (*STATIC, *BLIND):
-            raise ValueError(f"kind {self.kind!r} is unknown; use one of {(*STATIC, *BLIND)}")
+        known = (*STATIC, *BLIND)
+        require(self.kind in known, "kind", self.kind, f"one of {known}")
 
     @property
     def adaptive(self) -> bool:
@@ -71,37 +52,35 @@ class Model:
 class KeywordProblem:
     """Corpus, features and streams of one experiment."""
 
-    corpus: Corpus
-    mfcc: MFCC
-    training: StreamSet
-    validation: StreamSet
-    testing: StreamSet
+    corpus: audio.Corpus
+    mfcc: audio.MFCC
+    training: audio.StreamSet
+    validation: audio.StreamSet
+    testing: audio.StreamSet
 
 
 def keyword_problem(
     folder: str | Path | None = None,
     *,
-    keywords: Sequence[str] = KEYWORDS,
+    keywords: Sequence[str] = audio.KEYWORDS,
     speakers: int = 80,
     sequences: tuple[int, int, int] = (2000, 300, 300),
-    mfcc: MFCC | None = None,
-    mixing: Mixing | None = None,
+    mfcc: audio.MFCC | None = None,
+    mixing: audio.Mixing | None = None,
     seed: int = 0,
 ) -> KeywordProblem:
-    """Streams from recordings, or from synthesised words when no `folder` is given.
+    """Streams from recordings, or from words of synthetic `speakers` when no `folder` is given.
 
-    Args:
-        folder: with the layout of Speech Commands, below the data root (`NAS_DATA`) or absolute.
-        speakers: of the synthesised words.
-        sequences: for training, validation and testing; about (24000, 3000, 3000) in the thesis.
+    The folder has the layout of Speech Commands, below the data root (`NAS_DATA`) or absolute.
+    `sequences` are for training, validation and testing; about (24000, 3000, 3000) in the thesis.
     """
     if folder:
-        corpus = load_speech_commands(data_root() / folder, tuple(keywords), seed=seed)
+        corpus = audio.load_speech_commands(data_root() / folder, tuple(keywords), seed=seed)
     else:
-        corpus = synthetic_corpus(speakers, keywords=tuple(keywords), seed=seed)
-    mfcc = mfcc or MFCC()
+        corpus = audio.synthetic_corpus(speakers, keywords=tuple(keywords), seed=seed)
+    mfcc = mfcc or audio.MFCC()
     streams = [
-        make_streams(corpus, split, count, mfcc=mfcc, mixing=mixing, seed=seed)
+        audio.make_streams(corpus, split, count, mfcc=mfcc, mixing=mixing, seed=seed)
         for split, count in zip(("training", "validation", "testing"), sequences, strict=True)
     ]
     return KeywordProblem(corpus, mfcc, *streams)
@@ -119,25 +98,25 @@ def build(
     leak: float | None = None,
     seed: int = 0,
 ) -> AdaptiveNetwork:
-    """A model of the comparison.
+    """A model of the comparison: a keyword CNN of this shape, and `hidden` units of the controller.
 
-    Args:
-        width, features, conv1, conv2: of the keyword CNN. Its bottleneck is half as wide as the
-            convolutions. Φ must be small against the difficulty of the words: the cheapest path
-            is a network with Φ as its hidden layer, and where that does as well as everything
-            together there is nothing to adapt.
-        hidden: size of the controller's state.
-        leak: slope of the keyword CNN's units below 0. By default 0.1 for "base", 0 for the others:
-            with shortcuts each feature is the sum of four units, without them it is one, and all
-            eight of those died in the first epoch (recordings, lr 3e-3, one seed of three).
+    The bottleneck of the CNN is half as wide as its convolutions. Φ (`features`) must be small
+    against the difficulty of the words: the cheapest path is a network with Φ as its hidden layer,
+    and where that does as well as everything together there is nothing to adapt.
+
+    `leak`, the slope of the CNN's units below 0, is 0.1 for "base" and 0 for the others. With
+    shortcuts each feature is the sum of four units; without them it is one, and all eight of those
+    died in the first epoch (recordings, lr 3e-3, one seed of three).
     """
     torch.manual_seed(derived_seeds(seed, 1)[0])
     if model.kind in ("ds_cnn", "bc_resnet"):
-        body: DSCNN | BCResNet = (DSCNN if model.kind == "ds_cnn" else BCResNet)(problem.mfcc)
-        trunk = as_trunk(body, problem.mfcc)
+        trunk = as_trunk(
+            (DSCNN if model.kind == "ds_cnn" else BCResNet)(problem.mfcc), problem.mfcc
+        )
     else:
+        base = model.kind == "base"
         trunk = keyword_cnn(
-            shortcuts=model.kind != "base",
+            shortcuts=not base,
             head=False,
             width=model.width or width,
             bottleneck=max(16, width // 2),
@@ -145,7 +124,7 @@ def build(
             conv1=(conv1[0], conv1[1]),
             conv2=(conv2[0], conv2[1]),
             input_shape=(1, *problem.mfcc.shape),
-            leak=leak if leak is not None else 0.1 * (model.kind == "base"),
+            leak=0.1 * base if leak is None else leak,
         )
     controller: Controller | FixedController
     if model.adaptive:
@@ -155,11 +134,9 @@ def build(
         names = [edge.name for edge in trunk.graph.edges]
         kept = [model.kind != "cheapest" or name == "shortcut input" for name in names]
         controller = FixedController(torch.tensor(kept))
-    classes = len(problem.corpus.classes)
-    moments = (
-        None if model.kind == "bc_resnet" else problem.training.moments()
-    )  # its own layer inverts the DCT
-    return AdaptiveNetwork(trunk, classes, controller, moments=moments)
+    # The first layer of BC-ResNet inverts the DCT; maps that are normalised would not fit it.
+    moments = None if model.kind == "bc_resnet" else problem.training.moments()
+    return AdaptiveNetwork(trunk, len(problem.corpus.classes), controller, moments=moments)
 
 
 def compare(
@@ -173,31 +150,22 @@ def compare(
     progress: bool = True,
     **shape,
 ) -> tuple[pd.DataFrame, dict[str, AdaptiveNetwork], dict[str, SanasRun]]:
-    """Train models by the same loop and measure them on validation, test and a long stream.
+    """Train models by the same loop; measure them on validation, test and a stream of some seconds.
 
-    Args:
-        stream_seconds: length of the evaluation stream; none when 0.
-        device: of the training; streams are processed on the CPU, packet by packet.
-        shape: further arguments of `build`.
-
-    Returns:
-        a row per model, the models and the runs by name, e.g. "sanas λ=0.1".
+    Training runs on `device`; streams are processed on the CPU, packet by packet. `shape` goes to
+    `build`. Returns a row per model, and the models and runs by name, e.g. "sanas λ=0.1".
     """
     rows, networks, runs = [], {}, {}
     sets = (problem.training, problem.validation, problem.testing)
     training, validation, testing = (streams.to(device) for streams in sets)
-    stream = evaluation_stream(problem.corpus, stream_seconds) if stream_seconds else None
+    stream = audio.evaluation_stream(problem.corpus, stream_seconds) if stream_seconds else None
     for model in models:
+        name, settings = model.name, replace(config, lam=model.lam, spend=model.spend)
         network = build(model, problem, seed=config.seed, **shape).to(device)
-        run = train(
-            network,
-            training,
-            validation,
-            replace(config, lam=model.lam, spend=model.spend),
-            checkpoint=checkpoints / f"{model.name}.pt" if checkpoints else None,
-            progress=model.name if progress else False,
-        )
-        row = {"model": model.name, **asdict(model), "seed": config.seed}
+        file = checkpoints / f"{name}.pt" if checkpoints else None
+        label = name if progress else False
+        run = train(network, training, validation, settings, checkpoint=file, progress=label)
+        row = {"model": name, **asdict(model), "seed": config.seed}
         row |= {f"validation_{k}": run.history[k].iloc[-1] for k in ("accuracy", "macs")}
         row |= summarise(window_table(network, testing))
         network.cpu()
@@ -205,10 +173,10 @@ def compare(
         row["params"] = count_params(network)
         if stream is not None and model.kind != "shuffled":  # one stream has no others beside it
             trace = StreamingEngine(network, problem.mfcc, problem.corpus.classes).run(stream.audio)
-            row |= score(trace.found, stream.truth, stream.seconds).summary() | {
-                "stream_macs": float(trace.macs[1:].mean()),  # step 0 is priced by z_0
-                "architectures": trace.architectures([e.name for e in network.trunk.graph.edges]),
-            }
+            row |= audio.score(trace.found, stream.truth, stream.seconds).summary()
+            row["stream_macs"] = float(trace.macs[1:].mean())  # step 0 is priced by z_0
+            edges = [edge.name for edge in network.trunk.graph.edges]
+            row["architectures"] = trace.architectures(edges)
         rows.append(row)
-        networks[model.name], runs[model.name] = network, run
+        networks[name], runs[name] = network, run
     return pd.DataFrame(rows), networks, runs

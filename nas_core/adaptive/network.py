@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from nas_core.adaptive.controller import Controller, FixedController
 from nas_core.supernet import SuperNetwork
 from nas_core.supernet.samplers import bernoulli_log_prob
+from nas_core.training import require
 
 
 class Unrolled(NamedTuple):
-    """What happened at each step; zero (False) where a sequence has ended."""
+    """What happened at each step; zero (False) where a sequence has ended. One step: without T."""
 
     logits: Tensor  # [B, T, C], predictions
     mask: Tensor  # bool [B, T, E], architectures, without dead ends
@@ -19,25 +20,11 @@ class Unrolled(NamedTuple):
     gamma: Tensor  # [B, T, E], Γ, detached
 
 
-class Step(NamedTuple):
-    """One step of a batch of streams."""
-
-    logits: Tensor  # [B, C]
-    mask: Tensor  # bool [B, E]
-    log_prob: Tensor  # [B]
-    gamma: Tensor  # [B, E]
-    state: Tensor  # [B, hidden], z of the next step
-
-
 class AdaptiveNetwork(nn.Module):
     """f(x_t, E ∘ H_t) with H_t drawn from a controller of x_1 … x_{t−1} (fig. 4.6).
 
-    Args:
-        trunk: super-network from a map to Φ, e.g. `keyword_cnn(head=False)`.
-        num_classes: of the linear classifier on Φ, which is always on.
-        controller: recurrent, or fixed for a static network; chosen freely when None.
-        moments: mean and deviation of each coefficient, to normalise the maps with; see
-            `StreamSet.moments`.
+    The `trunk` is a super-network from a map to Φ `[B, n]`; a linear classifier on Φ is always on.
+    `moments` (mean and deviation of each coefficient, `StreamSet.moments`) normalise the maps.
     """
 
     mean: Tensor
@@ -54,19 +41,18 @@ class AdaptiveNetwork(nn.Module):
     ):
         super().__init__()
         shape = trunk.graph.shapes.get(trunk.graph.sink, ())
-        if len(shape) != 1 or trunk.input_shape is None:
-            raise ValueError(
-                f"{trunk.graph.name} gives {shape}; a trunk needs an input_shape and must end in "
-                "features [B, n], e.g. keyword_cnn(head=False)"
-            )
-        coefficients = trunk.input_shape[-1]
+        ends = len(shape) == 1 and trunk.input_shape is not None
+        needed = "features (n,) of a trunk with input_shape, e.g. of keyword_cnn(head=False)"
+        require(ends, f"the output of {trunk.graph.name}", shape, needed)
+        coefficients = (trunk.input_shape or ())[-1]
         mean, std = moments or (torch.zeros(coefficients), torch.ones(coefficients))
         self.trunk = trunk
         self.classifier = nn.Linear(shape[0], num_classes)
         self.controller = controller or Controller(shape[0], trunk.num_edges)
         gates = self.controller.logits(self.controller.start(1)).shape[1]
-        if gates != trunk.num_edges:
-            raise ValueError(f"the controller has {gates} gates for {trunk.num_edges} edges")
+        require(
+            gates == (edges := trunk.num_edges), "number of gates", gates, f"{edges}, the edges"
+        )
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
         self.register_buffer("edge_macs", trunk.graph.macs.double(), persistent=False)
@@ -85,14 +71,13 @@ class AdaptiveNetwork(nn.Module):
         """C(A) of masks without dead ends `[..., E]`, controller included; float64 `[...]`."""
         return mask.double() @ self.edge_macs + self.overhead
 
-    def forward(self, x: Tensor, state: Tensor, *, draw: Tensor | None = None) -> Step:
-        """One step: choose the architecture, then compute it.
+    def forward(
+        self, x: Tensor, state: Tensor, *, draw: Tensor | None = None
+    ) -> tuple[Unrolled, Tensor]:
+        """Choose an architecture, compute maps `[B, 1, F, n_mfcc]` with it; also gives z_{t+1}.
 
-        Args:
-            x: `[B, 1, F, n_mfcc]`, maps of this step.
-            state: z_t `[B, hidden]`; `controller.start(B)` at first.
-            draw: uniform numbers `[B, E]` to sample H with; the most probable architecture
-                (γ > ½) when None.
+        `state` is z_t `[B, hidden]`, `controller.start(B)` at first. Uniform numbers `draw`
+        `[B, E]` sample H; without them the most probable architecture (γ > ½) is taken.
         """
         logits = self.controller.logits(state)  # [B, E]
         gamma = torch.sigmoid(logits.detach())
@@ -103,7 +88,7 @@ class AdaptiveNetwork(nn.Module):
         mask = self.trunk.graph.reachable(connected)
         features = self._features(x, mask)  # Φ_t [B, n]
         following = self.controller.step(features, state)  # z_{t+1} [B, hidden]
-        return Step(self.classifier(features), mask, log_prob, gamma, following)
+        return Unrolled(self.classifier(features), mask, log_prob, gamma), following
 
     def decide(self, x: Tensor, state: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `[1, C]` and the next state: `forward` of one stream whose mask `[E]` is known."""
@@ -122,13 +107,11 @@ class AdaptiveNetwork(nn.Module):
         generator: torch.Generator | None = None,
         everything: bool = False,
     ) -> Unrolled:
-        """Run over sequences of maps.
+        """Run over sequences of maps `[B, T, 1, F, n_mfcc]` with `length` `[B]` real steps each.
 
-        Args:
-            x: `[B, T, 1, F, n_mfcc]`.
-            length: int64 `[B]`, number of real steps of each; the rest is never computed.
-            generator: to sample architectures with; the most probable ones when None.
-            everything: all edges on and the controller at rest (warm-up); log P is 0.
+        Steps beyond the length are never computed. Architectures are sampled with `generator`,
+        or the most probable ones; `everything` (warm-up) has all edges on and the controller at
+        rest, so that log P is 0.
         """
         batch, steps = x.shape[:2]
         if everything:
@@ -151,9 +134,8 @@ class AdaptiveNetwork(nn.Module):
             if generator is not None:  # drawn for all rows, so that padding changes nothing
                 draw = torch.rand(batch, self.trunk.num_edges, generator=generator)
                 draw = draw.to(x.device)[rows]
-            step = self(x[rows, t], state, draw=draw)
-            state = step.state
-            for total, value in zip(out, step[:4], strict=True):
+            step, state = self(x[rows, t], state, draw=draw)
+            for total, value in zip(out, step, strict=True):
                 total[rows, t] = value
         return out
 

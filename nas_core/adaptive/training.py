@@ -10,20 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from nas_core import training
 from nas_core.adaptive.network import AdaptiveNetwork, Unrolled
 from nas_core.audio.streams import StreamSet
 from nas_core.search.reinforce import policy_loss, reward_to_go
-from nas_core.training import (
-    MovingAverage,
-    cosine_lr,
-    derived_seeds,
-    descend,
-    fingerprint,
-    make_optimizer,
-    run_epochs,
-    set_lr,
-    versions,
-)
+from nas_core.training import MovingAverage, derived_seeds, require
 
 
 @dataclass(frozen=True)
@@ -49,18 +40,15 @@ class SanasConfig:
         for name, value in vars(self).items():
             if isinstance(value, np.generic):  # a checkpoint could not be read back with it
                 object.__setattr__(self, name, value.item())
-        if self.credit not in ("step", "sequence"):
-            raise ValueError(f"credit is {self.credit!r}; use 'step' or 'sequence'")
-        if not 0 <= self.warmup_epochs < self.epochs:
-            raise ValueError(f"warmup_epochs is {self.warmup_epochs}; use 0…{self.epochs - 1}")
-        limits = {
-            "batch_size": (1, np.inf), "lr": (1e-12, np.inf), "weight_decay": (0, np.inf),
-            "lam": (0, np.inf), "discount": (0, 1), "keep": (0, 1 - 1e-9), "spend": (1e-9, 1),
-        }  # fmt: skip
+        require(self.credit in ("step", "sequence"), "credit", self.credit, "'step' or 'sequence'")
+        warmup, last = self.warmup_epochs, self.epochs - 1
+        require(0 <= warmup <= last, "warmup_epochs", warmup, f"in 0…{last}")
+        limits = {"batch_size": (1, 1e12), "lr": (1e-12, 1e12), "weight_decay": (0, 1e12)}
+        limits |= {"lam": (0, 1e12), "discount": (0, 1), "keep": (0, 1 - 1e-9), "spend": (1e-9, 1)}
         for name, (low, high) in limits.items():
             value = getattr(self, name)
-            if value is not None and not low <= value <= min(high, 1e12):  # refuses NaN, too
-                raise ValueError(f"{name} is {value}; it must be a number in {low:g}…{high:g}")
+            within = value is None or low <= value <= high  # refuses NaN, too
+            require(within, name, value, f"a number in {low:g}…{high:g}")
 
 
 @dataclass
@@ -68,59 +56,7 @@ class SanasRun:
     """Result of `train`; the model is trained in place."""
 
     history: pd.DataFrame  # one row per epoch: loss, cost, accuracy on validation, cost per word
-    config: SanasConfig
-    full_macs: int
-    versions: dict[str, str]
     interrupted: bool = False
-
-
-def train(
-    model: AdaptiveNetwork,
-    data: StreamSet,
-    validation: StreamSet | None,
-    config: SanasConfig,
-    *,
-    checkpoint: Path | None = None,
-    progress: bool | str = True,
-) -> SanasRun:
-    """Minimise E[Σ_t Δ(ŷ_t, y_t) + λ C(A_t)] in weights and controller together.
-
-    A fixed controller makes this the training of a static network: log P is constant then. The
-    order of the sequences and all samples are functions of (seed, epoch) only.
-
-    Args:
-        validation: evaluated after every epoch with the most probable architectures; skipped
-            when None.
-    """
-    learner = _Learner(model, data, config)
-
-    def body(epoch: int) -> dict[str, Any]:
-        row = learner.epoch(epoch)
-        if validation is not None:
-            windows = window_table(model, validation)
-            row |= summarise(windows)
-            later = windows[windows["step"] > 0]  # the price of step 0 is that of z_0
-            costs = later.groupby("label", observed=False)["macs"].mean()
-            row |= {f"macs {word}": value for word, value in costs.dropna().items()}
-        return row
-
-    identity = {
-        "schedule": config.epochs,  # the learning rate of an epoch depends on how many there are
-        "model": fingerprint(model, model.edge_macs, model.controller.blind),
-        "data": data.fingerprint(),
-        "validation": validation and validation.fingerprint(),
-    }
-    parts = ("model", "optimizer", "baseline", "price")
-    result = run_epochs(
-        body,
-        config.epochs,
-        state={name: getattr(learner, name) for name in parts},
-        checkpoint=checkpoint,
-        progress=progress,
-        config=asdict(config) | identity,
-    )
-    frame = result.history.frame()
-    return SanasRun(frame, config, model.full_macs, versions(), result.interrupted)
 
 
 class _Price:
@@ -143,46 +79,76 @@ class _Price:
         self.lam, self.base = state["lam"], state["base"]
 
 
-class _Learner:
-    def __init__(self, model: AdaptiveNetwork, data: StreamSet, config: SanasConfig):
-        self.model, self.data, self.config = model, data, config
-        self.weights = data.class_weights()
-        self.baseline, self.price = MovingAverage(config.keep), _Price(config)
-        controller = list(model.controller.parameters())
-        others = [*model.trunk.parameters(), *model.classifier.parameters()]
-        groups = [{"params": others, "weight_decay": config.weight_decay}]
-        if controller:
-            groups.append({"params": controller, "weight_decay": 0.0})
-        self.optimizer = make_optimizer(groups, "adam", lr=config.lr)
+def train(
+    model: AdaptiveNetwork,
+    data: StreamSet,
+    validation: StreamSet | None,
+    config: SanasConfig,
+    *,
+    checkpoint: Path | None = None,
+    progress: bool | str = True,
+) -> SanasRun:
+    """Minimise E[Σ_t Δ(ŷ_t, y_t) + λ C(A_t)] in weights and controller together.
 
-    def epoch(self, epoch: int) -> dict[str, float]:
-        c, model, data = self.config, self.model, self.data
-        order_seed, sample_seed = derived_seeds(c.seed, epoch)
+    A fixed controller makes this the training of a static network: log P is constant then. The
+    order of the sequences and all samples are functions of (seed, epoch) only. Where there is a
+    `validation` set it is evaluated after every epoch with the most probable architectures.
+    """
+    baseline, price = MovingAverage(config.keep), _Price(config)
+    weights = data.class_weights()
+    others = [*model.trunk.parameters(), *model.classifier.parameters()]
+    groups = [{"params": others, "weight_decay": config.weight_decay}]
+    if controller := list(model.controller.parameters()):
+        groups.append({"params": controller, "weight_decay": 0.0})
+    optimizer, device = training.make_optimizer(groups, "adam", lr=config.lr), data.length.device
+
+    def body(epoch: int) -> dict[str, Any]:
+        order_seed, sample_seed = derived_seeds(config.seed, epoch)
         torch.manual_seed(sample_seed)  # dropout of the baselines, noise of a blind controller
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(order_seed))
         generator = torch.Generator().manual_seed(sample_seed)  # of the architectures
-        set_lr(self.optimizer, cosine_lr(c.lr, epoch, c.epochs, floor=0.01))
-        warm = epoch < c.warmup_epochs and model.controller.fixed is None
+        training.set_lr(optimizer, training.cosine_lr(config.lr, epoch, config.epochs, floor=0.01))
+        warm = epoch < config.warmup_epochs and model.controller.fixed is None
         model.train()
-        sums = torch.zeros(3, device=data.length.device)  # of Δ, cost, and steps
-        for index in order.split(c.batch_size):
-            index = index.to(data.length.device)
+        sums = torch.zeros(3, device=device)  # of Δ, cost, and steps
+        for index in order.split(config.batch_size):
+            index = index.to(device)
             x, length = data.windows(index), data.length[index]  # x [B, T, 1, F, n_mfcc]
             labels = data.labels[index, : x.shape[1]]  # [B, T]
             unrolled = model.unroll(x, length, generator=generator, everything=warm)
             cost = model.macs(unrolled.mask) / model.full_macs  # [B, T]
+            now = replace(config, lam=price.lam)
+            reference = None if warm else baseline
             loss, parts = objective(
-                unrolled, labels, length, cost, config=replace(c, lam=self.price.lam),
-                weights=self.weights, baseline=None if warm else self.baseline,
-            )  # fmt: skip
-            descend(loss, self.optimizer)
+                unrolled, labels, length, cost, config=now, weights=weights, baseline=reference
+            )
+            training.descend(loss, optimizer)
             steps = length.sum()
             sums += torch.stack([parts["loss"] * steps, parts["cost"] * steps, steps])
-            if not warm and c.spend is not None:
-                self.price.update(parts["cost"].item())
+            if not warm and config.spend is not None:
+                price.update(parts["cost"].item())
         delta, spent, count = sums.tolist()  # the device is read once per epoch
         row = {"loss": delta / count, "train_cost": spent / count}
-        return row if c.spend is None else row | {"lam": self.price.lam}
+        if config.spend is not None:
+            row["lam"] = price.lam
+        if validation is not None:
+            windows = window_table(model, validation)
+            later = windows[windows["step"] > 0]  # the price of step 0 is that of z_0
+            costs = later.groupby("label", observed=False)["macs"].mean().dropna()
+            row |= summarise(windows) | {f"macs {word}": cost for word, cost in costs.items()}
+        return row
+
+    identity = asdict(config) | {
+        "schedule": config.epochs,  # the learning rate of an epoch depends on how many there are
+        "model": training.fingerprint(model, model.edge_macs, model.controller.blind),
+        "data": data.fingerprint(),
+        "validation": validation and validation.fingerprint(),
+    }
+    state = {"model": model, "optimizer": optimizer, "baseline": baseline, "price": price}
+    result = training.run_epochs(
+        body, config.epochs, state=state, checkpoint=checkpoint, progress=progress, config=identity
+    )
+    return SanasRun(result.history.frame(), result.interrupted)
 
 
 def objective(
@@ -195,16 +161,11 @@ def objective(
     weights: Tensor | None = None,
     baseline: MovingAverage | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """A scalar whose gradient estimates that of eq. 4.2, per step.
+    """A scalar whose gradient estimates that of eq. 4.2, per step, with the means it came from.
 
-    Args:
-        labels: int64 `[B, T]`.
-        cost: `[B, T]`, C(A_t) in units of the full network.
-        weights: of the classes `[C]`.
-        baseline: updated by this call; without it only the weights of the network learn.
-
-    Returns:
-        the scalar, and the means `loss` (Δ) over real steps and `cost` over those but step 0.
+    Labels are int64 `[B, T]`, `cost` `[B, T]` is C(A_t) in units of the full network, `weights`
+    `[C]` belong to the classes. This call updates the `baseline`; without one only the weights of
+    the network learn. The means are `loss` (Δ) over real steps and `cost` over those but step 0.
     """
     valid = torch.arange(labels.shape[1], device=labels.device) < length.unsqueeze(1)
     steps = valid.sum()
@@ -244,31 +205,23 @@ def window_table(
     """One row per window: stream, step, label, prediction, share of the word, macs, leaning.
 
     `leaning` is Σ γ_e · macs_e: it moves before any γ has crossed ½ and `macs` can show it.
-
-    Args:
-        generator: sample architectures; the most probable ones when None.
+    Architectures are sampled with `generator`; without one the most probable are taken.
     """
     model.eval()
-    frames = []
+    parts = []
     for index in torch.arange(len(data), device=data.length.device).split(batch_size):
         x, length = data.windows(index), data.length[index]
         unrolled = model.unroll(x, length, generator=generator)
         valid = torch.arange(x.shape[1], device=x.device) < length.unsqueeze(1)
         row, step = valid.nonzero(as_tuple=True)
-        frames.append(
-            pd.DataFrame(
-                {
-                    "stream": index[row].cpu(),
-                    "step": step.cpu(),
-                    "label": data.labels[index[row], step].cpu(),
-                    "prediction": unrolled.logits[valid].argmax(1).cpu(),
-                    "share": data.share[index[row], step].cpu(),
-                    "macs": model.macs(unrolled.mask[valid]).cpu(),
-                    "leaning": (unrolled.gamma[valid] @ model.edge_macs.to(x)).cpu(),
-                }
-            )
-        )
-    table = pd.concat(frames, ignore_index=True)
+        stream = index[row]
+        columns = {"stream": stream, "step": step, "label": data.labels[stream, step]}
+        columns["prediction"] = unrolled.logits[valid].argmax(1)
+        columns["share"] = data.share[stream, step]
+        columns["macs"] = model.macs(unrolled.mask[valid])
+        columns["leaning"] = unrolled.gamma[valid] @ model.edge_macs.to(x)
+        parts.append(pd.DataFrame({name: values.cpu() for name, values in columns.items()}))
+    table = pd.concat(parts, ignore_index=True)
     for column in ("label", "prediction"):
         table[column] = pd.Categorical.from_codes(table[column], list(data.classes))
     return table
