@@ -146,6 +146,7 @@ RULES: dict[str, dict[str, Any]] = {
     "magnitude": {"score": "magnitude"},
     "random": {"score": "random"},
     "random, SNIP's ratios": {"score": "snip ratios"},
+    "SNIP, 512 examples": {"score_examples": 512},
 }
 
 
@@ -242,7 +243,13 @@ STUDIES: dict[str, tuple[str, Any, list[dict[str, Any]]]] = {
     "prune": (
         "18_pruning_as_search",
         prune_trial,
-        grid(keep=[0.1, 0.05, 0.2], seed=SEEDS, rule=[*RULES], **_DIGITS)
+        grid(
+            keep=[0.1, 0.05, 0.2],
+            seed=SEEDS,
+            rule=[r for r in RULES if r != "SNIP, 512 examples"],
+            **_DIGITS,
+        )
+        + grid(keep=[0.1], seed=SEEDS, rule=["SNIP, 512 examples"], **_DIGITS)
         + grid(keep=[1.0, 0.8, 0.5], seed=SEEDS, rule=["SNIP"], **_DIGITS),
     ),
     "timing": (
