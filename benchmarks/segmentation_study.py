@@ -169,8 +169,8 @@ def stopping_trial(
     """One DRU(4), and what rules of several prices do with it on test images.
 
     Rows of kind: fixed (the same number for all), learned, shuffled (the same numbers, given to
-    other images), threshold (stop at a small change; as many iterations as the learned rule on
-    validation images), oracle (knows every loss).
+    other images), threshold (stop at a small change), entropy (at a small entropy; both with as
+    many iterations as the learned rule on validation images), oracle (knows every loss).
     """
     one_thread()
     sets = data.load(images, train_limit=train)
@@ -209,7 +209,8 @@ def stopping_trial(
         for k in range(20):
             add("shuffled", price, chosen[shuffled(images_tested, k)])
         spent = rule.decide(seen["val"]).float().mean()
-        add("threshold", price, threshold_rule(seen["val"], spent)(seen["test"]))
+        for column, kind in enumerate(("entropy", "threshold")):
+            add(kind, price, threshold_rule(seen["val"], spent, column)(seen["test"]))
         paid = losses["test"] + price * (1 + seen["test"].new_tensor([0, 1, 2]))[:, None]
         add("oracle", price, paid.argmin(0))
     return {"rows": rows}
@@ -230,14 +231,18 @@ def shuffled(count: int, seed: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
 
 
-def threshold_rule(seen: Tensor, spent: Tensor) -> Callable[[Tensor], Tensor]:
-    """Stop when the mask changes less than a limit; the limit spends nearest to `spent`."""
+def threshold_rule(seen: Tensor, spent: Tensor, column: int = 1) -> Callable[[Tensor], Tensor]:
+    """Stop when the mask changes less than a limit; the limit spends nearest to `spent`.
+
+    Args:
+        column: of the glimpses; 1 is the change, 0 the entropy.
+    """
 
     def decide(seen: Tensor, limit: Tensor) -> Tensor:
-        stops = torch.cat([seen[:-1, :, 1] < limit, seen.new_ones(1, seen.shape[1]).bool()])
+        stops = torch.cat([seen[:-1, :, column] < limit, seen.new_ones(1, seen.shape[1]).bool()])
         return stops.int().argmax(0)
 
-    limits = torch.cat([seen[:-1, :, 1].flatten(), seen.new_tensor([0.0, 9.0])]).unique()
+    limits = torch.cat([seen[:-1, :, column].flatten(), seen.new_tensor([0.0, 9.0])]).unique()
     means = torch.stack([decide(seen, limit).float().mean() for limit in limits])
     best = limits[(means - spent).abs().argmin()]
     return lambda other: decide(other, best)
