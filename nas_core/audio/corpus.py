@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from nas_core.audio.files import read_all
+from nas_core.training import require
 
 RATE = 16_000
 BACKGROUND, UNKNOWN = "bg-noise", "unknown"
@@ -22,10 +23,7 @@ SPLITS = ("training", "validation", "testing")
 
 @dataclass
 class Corpus:
-    """Clips of one second with one word each.
-
-    `classes` is always `("bg-noise", "unknown", *keywords)`: class 0 is the absence of a word.
-    """
+    """Clips of one second with one word each; class 0 is the absence of a word."""
 
     clips: Tensor  # int16 [N, 16000]
     words: np.ndarray  # str [N], as spoken
@@ -36,8 +34,7 @@ class Corpus:
     skipped: tuple[str, ...] = ()  # one message per unusable file or unused list
 
     def __post_init__(self):
-        if not self.noises:
-            raise ValueError("a corpus needs at least one background noise")
+        require(len(self.noises) > 0, "number of background noises", 0, "at least 1")
         if missing := sorted(set(self.keywords) - set(self.words)):
             raise ValueError(f"no clip of the keywords {missing}; say which keywords to use")
 
@@ -58,8 +55,7 @@ class Corpus:
 
     def indices(self, split: str) -> np.ndarray:
         """Numbers of the clips of a split."""
-        if split not in SPLITS:
-            raise ValueError(f"split {split!r} is unknown; use one of {SPLITS}")
+        require(split in SPLITS, "split", split, f"one of {SPLITS}")
         return np.flatnonzero(self.splits == split)
 
 
@@ -71,11 +67,10 @@ def speaker_of(filename: str) -> str:
 def split_of(filename: str, validation: float = 10.0, testing: float = 10.0) -> str:
     """Split of a clip by the published rule: a hash of the speaker, stable as clips are added.
 
-    Args:
-        validation, testing: percentages.
+    `validation` and `testing` are percentages.
     """
-    if min(validation, testing) < 0 or validation + testing > 100:
-        raise ValueError(f"validation={validation} and testing={testing} must be percentages")
+    shares = (validation, testing)
+    require(min(shares) >= 0 and sum(shares) <= 100, "(validation, testing)", shares, "percentages")
     largest = 2**27 - 1
     digest = int(hashlib.sha1(speaker_of(filename).encode()).hexdigest(), 16)
     share = (digest % (largest + 1)) * (100.0 / largest)
@@ -91,35 +86,27 @@ def load_speech_commands(
     limit_per_word: int | None = None,
     seed: int = 0,
 ) -> Corpus:
-    """Read a folder with the layout of Speech Commands v0.01 or v0.02.
+    """Read a folder with the layout of Speech Commands v0.01 or v0.02; other words are `unknown`.
 
     Splits come from `validation_list.txt` and `testing_list.txt` where both exist, else from the
     published hash of the speaker. Entries are compared by their last two parts (`yes/a.wav`),
     whatever the separators and the case. What is left over, entries without a clip (in a partial
-    copy) and files of other types, is reported in `skipped`.
+    copy) and files of other types, is reported in `skipped`. `limit_per_word` clips of each word
+    are chosen at random.
 
-    Args:
-        folder: with one sub-folder per word and `_background_noise_`.
-        keywords: the words to spot; all others become `unknown`.
-        limit_per_word: keep a random choice of clips of each word.
-
-    Raises:
-        FileNotFoundError: when the folder or its background noises are missing.
-        ValueError: when no clip or no noise can be read, a keyword has no clip, or a list names
-            none of the clips.
+    Raises FileNotFoundError without background noises, ValueError where no clip or no noise can be
+    read, a keyword has no clip, or a list names none of the clips.
     """
     folder = Path(folder)
     noise_files, _ = _recordings(folder / NOISE_FOLDER)
     if not noise_files:
-        raise FileNotFoundError(
-            f"no {NOISE_FOLDER}/*.wav below {folder}: point to an unpacked Speech Commands folder "
-            "(the one that holds the folders yes, no, …), or get one with\n"
-            "    nas-workbook data fetch speech_commands_v0.02"
-        )
+        wanted = "point to an unpacked Speech Commands folder (it holds the folders yes, no, …)"
+        get = "get one with\n    nas-workbook data fetch speech_commands_v0.02"
+        raise FileNotFoundError(f"no {NOISE_FOLDER}/*.wav below {folder}: {wanted}, or {get}")
     rng = np.random.default_rng(seed)
     paths: list[Path] = []
-    everything: list[str] = []  # names of all clips, whatever the limit
     notes: list[str] = []
+    everything: list[str] = []  # names of all clips, whatever the limit
     for word in sorted(p for p in folder.iterdir() if p.is_dir() and p.name != NOISE_FOLDER):
         files, others = _recordings(word)
         everything += map(_entry, files)
@@ -132,16 +119,13 @@ def load_speech_commands(
     noises, _, skipped_noises = read_all(noise_files, RATE)
     if not audio or not noises:
         raise ValueError(f"no readable {'noise' if audio else 'clip'} below {folder}")
+    clips = as_int16([pad(a[:RATE], (0, max(0, RATE - len(a)))) for a in audio])
+    words = np.array([p.parent.name for p in kept])
+    speakers = np.array([speaker_of(p.name) for p in kept])
     splits = [listed.get(_entry(p), "training") if listed else split_of(p.name) for p in kept]
-    return Corpus(
-        clips=as_int16([pad(a[:RATE], (0, max(0, RATE - len(a)))) for a in audio]),
-        words=np.array([p.parent.name for p in kept]),
-        speakers=np.array([speaker_of(p.name) for p in kept]),
-        splits=np.array(splits, dtype=str),
-        noises=noises,
-        keywords=tuple(keywords),
-        skipped=(*skipped, *skipped_noises, *notes),
-    )
+    notes = [*skipped, *skipped_noises, *notes]
+    where = np.array(splits, dtype=str)
+    return Corpus(clips, words, speakers, where, noises, tuple(keywords), tuple(notes))
 
 
 def _recordings(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -167,10 +151,8 @@ def _listed_splits(folder: Path, clips: set[str], notes: list[str]) -> dict[str,
         entries = [_entry(line.strip()) for line in lines if line.strip()]
         unknown = [entry for entry in entries if entry not in clips]
         if entries and len(unknown) == len(entries):
-            raise ValueError(
-                f"{path} names none of the clips below {folder} (it begins with {lines[0]!r}); its "
-                "lines must look like yes/0a7c2a8d_nohash_0.wav"
-            )
+            needed = f"it begins with {lines[0]!r}; lines look like yes/0a7c2a8d_nohash_0.wav"
+            raise ValueError(f"{path} names none of the clips below {folder}: {needed}")
         if unknown:
             notes.append(f"{path}: {len(unknown)} of {len(entries)} entries name no clip")
         listed |= dict.fromkeys(entries, split)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from nas_core.audio.corpus import BACKGROUND, UNKNOWN
 from nas_core.audio.streams import Spoken
+from nas_core.training import require
 
 
 @dataclass(frozen=True)
@@ -37,19 +38,14 @@ class KeywordDetector:
         self.top, self.top_ms = BACKGROUND, -np.inf
 
     def step(self, posterior: np.ndarray, ms: float) -> str | None:
-        """The word that is detected at time `ms`, or None; background is never a detection.
+        """The word that is detected, or None, which background always gives.
 
-        Args:
-            posterior: `[C]`, non-negative.
-            ms: start of the window; must not go back.
+        `posterior` is `[C]` and not negative; `ms`, the start of its window, must not go back.
         """
-        s = self.smoothing
-        if len(posterior) != len(self.classes):
-            raise ValueError(f"{len(posterior)} posteriors for {len(self.classes)} classes")
-        if self.recent and ms < self.recent[-1][0]:
-            raise ValueError(
-                f"time went back from {self.recent[-1][0]} to {ms} ms; reset() between files"
-            )
+        s, count = self.smoothing, len(self.classes)
+        require(len(posterior) == count, "number of posteriors", len(posterior), f"{count}")
+        last = self.recent[-1][0] if self.recent else ms
+        require(ms >= last, "ms", ms, f"{last} or later; reset() between files")
         self.recent.append((ms, np.asarray(posterior, dtype=float)))
         while self.recent[0][0] < ms - s.average_ms:
             self.recent.popleft()
@@ -73,12 +69,8 @@ def detect(
     smoothing: Smoothing | None = None,
 ) -> list[Spoken]:
     """Detections of one file from posteriors `[T, C]`."""
-    detector = KeywordDetector(classes, smoothing)
-    found = []
-    for posterior, ms in zip(posteriors, times_ms, strict=True):
-        if (word := detector.step(posterior, ms)) is not None:
-            found.append(Spoken(word, ms))
-    return found
+    detector, rows = KeywordDetector(classes, smoothing), zip(posteriors, times_ms, strict=True)
+    return [Spoken(word, ms) for row, ms in rows if (word := detector.step(row, ms)) is not None]
 
 
 @dataclass(frozen=True)
@@ -111,9 +103,9 @@ class StreamScore:
 
     def percentages(self) -> dict[str, float]:
         """matched, correct, wrong, false_alarm in % of the ground-truth words (table 4.1)."""
-        counts = (self.matched, self.correct, self.wrong, self.false_alarms)
-        names = ("matched", "correct", "wrong", "false_alarm")
-        return {n: 100 * c / max(1, self.words) for n, c in zip(names, counts, strict=True)}
+        counts = {"matched": self.matched, "correct": self.correct, "wrong": self.wrong}
+        counts["false_alarm"] = self.false_alarms
+        return {name: 100 * count / max(1, self.words) for name, count in counts.items()}
 
     def summary(self) -> dict[str, float]:
         """The percentages, false alarms per hour and false-reject rate."""
@@ -121,46 +113,33 @@ class StreamScore:
         return self.percentages() | {name: getattr(self, name) for name in rates}
 
     def __add__(self, other: StreamScore) -> StreamScore:
-        return StreamScore(
-            **{name: value + getattr(other, name) for name, value in vars(self).items()}
-        )
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return StreamScore(*(mine + its for mine, its in pairs))
 
 
 def score(
-    found: Sequence[Spoken],
-    truth: Sequence[Spoken],
-    seconds: float,
-    tolerance_ms: float = 750.0,
+    found: Sequence[Spoken], truth: Sequence[Spoken], seconds: float, tolerance_ms: float = 750.0
 ) -> StreamScore:
     """Compare detections with the ground truth of one stream.
 
-    In order of time each detection takes the earliest ground-truth word within the tolerance that
-    no detection has taken yet: with the same word it is correct, else wrong; without any it is a
-    false alarm. TensorFlow counts a second detection of a word as wrong but not as matched, which
-    breaks matched = correct + wrong; here it is a false alarm.
+    In order of time each detection takes the earliest word within the tolerance that is still free:
+    it is correct, or wrong for another word, or a false alarm without any. TensorFlow counts a
+    second detection of a word as wrong but not as matched; here it is a false alarm.
     """
     truth = sorted(truth, key=lambda spoken: spoken.ms)
-    taken: set[int] = set()
-    correct = wrong = false_alarms = heard = keyword_alarms = 0
+    taken: set[int | None] = set()
+    correct = false_alarms = heard = keyword_alarms = 0
     for word, ms in sorted(found, key=lambda spoken: spoken.ms):
-        near = (
-            k
-            for k, spoken in enumerate(truth)
-            if k not in taken and abs(spoken.ms - ms) <= tolerance_ms
-        )
-        k = next(near, None)
+        free = (k for k in range(len(truth)) if k not in taken)
+        k = next((k for k in free if abs(truth[k].ms - ms) <= tolerance_ms), None)
+        taken.add(k)
         right = k is not None and truth[k].word == word
-        if k is None:
-            false_alarms += 1
-        else:
-            taken.add(k)
-            correct, wrong = correct + right, wrong + (not right)
+        correct, false_alarms = correct + right, false_alarms + (k is None)
         if word != UNKNOWN:
             heard, keyword_alarms = heard + right, keyword_alarms + (not right)
-    keywords = sum(spoken.word != UNKNOWN for spoken in truth)
-    return StreamScore(
-        len(truth), correct, wrong, false_alarms, keywords, heard, keyword_alarms, seconds / 3600
-    )
+    words, keywords = len(truth), sum(spoken.word != UNKNOWN for spoken in truth)
+    counts = correct, len(found) - correct - false_alarms, false_alarms
+    return StreamScore(words, *counts, keywords, heard, keyword_alarms, seconds / 3600)
 
 
 def threshold_sweep(

@@ -1,5 +1,6 @@
 """From a waveform to MFCC maps, for whole clips and packet by packet (thesis section 4.2)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -9,10 +10,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from nas_core.audio.files import check_audio, torchaudio_functional
+from nas_core.training import require
 
 # Matrix products of different heights may round differently in the last bit. All frames are
-# therefore computed in blocks of one constant shape, so that the features of a stream equal those
-# of a file bit by bit.
+# computed in blocks of one shape, so that a stream and a file have the same features bit by bit.
 _BLOCK = 32
 _FLOOR = 1e-6  # added to the mel energies, so that digital silence has a logarithm
 
@@ -46,17 +47,12 @@ class MFCC:
     step: int = 3_200  # samples from map to map in a stream: 200 ms
 
     def __post_init__(self):
-        if self.n_fft % 2 or self.window % self.hop or self.step % self.hop:
-            raise ValueError(
-                f"n_fft={self.n_fft} must be even, and window={self.window} and step={self.step} "
-                f"must be multiples of hop={self.hop}"
-            )
-        if not 0 <= self.low < self.high <= self.rate / 2:
-            raise ValueError(
-                f"filters from {self.low} to {self.high} Hz do not fit 0…{self.rate / 2} Hz"
-            )
-        if self.n_mfcc > self.n_mels:
-            raise ValueError(f"n_mfcc={self.n_mfcc} exceeds n_mels={self.n_mels}")
+        hop, ends, half = self.hop, (self.low, self.high), self.rate / 2
+        require(self.n_fft % 2 == 0, "n_fft", self.n_fft, "even")
+        require(self.window % hop == 0, "window", self.window, f"a multiple of hop={hop}")
+        require(self.step % hop == 0, "step", self.step, f"a multiple of hop={hop}")
+        require(0 <= ends[0] < ends[1] <= half, "(low, high)", ends, f"increasing in 0…{half} Hz")
+        require(self.n_mfcc <= self.n_mels, "n_mfcc", self.n_mfcc, f"at most n_mels={self.n_mels}")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -85,14 +81,17 @@ class MFCC:
         return torchaudio_functional().create_dct(self.n_mfcc, self.n_mels, "ortho")
 
     def stages(self, clip: Tensor) -> Stages:
-        """Every stage for a clip `[n]` of any length of at least `n_fft // 2 + 1` samples."""
-        parts = [self._block(rows) for rows in self._blocks(self._mirrored(clip))]
-        count = len(clip) // self.hop + 1
-        return Stages(*(torch.cat(stage)[:count] for stage in zip(*parts, strict=True)))
+        """Every stage for a clip `[n]` that is mirrored at its ends; n must exceed `n_fft // 2`."""
+        check_audio(clip)
+        half = self.n_fft // 2
+        require(len(clip) > half, "length of the clip", len(clip), f"{half + 1} samples or more")
+        padded = pad(clip.view(1, 1, -1), (half, half), mode="reflect").flatten()
+        parts = zip(*self._blocks(padded.unfold(0, self.n_fft, self.hop)), strict=True)
+        return Stages(*(torch.cat(stage)[: len(clip) // self.hop + 1] for stage in parts))
 
     def __call__(self, clip: Tensor) -> Tensor:
         """Map `[F, n_mfcc]` of a clip `[n]`; F = 101 for one second."""
-        return self._rows(self._mirrored(clip))
+        return self.stages(clip).mfcc
 
     def num_windows(self, samples: int) -> int:
         """Number of whole windows in a stream of this many samples."""
@@ -101,25 +100,20 @@ class MFCC:
     def windows(self, stream: Tensor) -> Tensor:
         """Maps `[T, F, n_mfcc]` of the windows of a stream `[n]`, one every `step` samples.
 
-        Each equals `self(window)` bit by bit, but frames that windows share are computed once;
-        see `shared_frames`.
+        Each equals `self(window)` bit by bit, but frames that windows share are computed once.
         """
         inner, edges = self.shared_frames(stream)
         return assemble(inner.unsqueeze(0), edges.unsqueeze(0), self)[0]
 
     def shared_frames(self, stream: Tensor) -> tuple[Tensor, Tensor]:
-        """The frames behind `windows` without repetition.
+        """The frames behind `windows`, once: inner `[M, n_mfcc]`, edges `[T, 2 · margin, n_mfcc]`.
 
-        Returns:
-            inner `[M, n_mfcc]`: frames that lie within the stream, the first at sample
-            `margin · hop`; edges `[T, 2 · margin, n_mfcc]`: the mirrored ones of each window.
+        Inner ones lie in the stream, from sample `margin · hop` on; edges are mirrored at a window.
         """
         count, margin = self.num_windows(len(stream)), self.margin
         check_audio(stream)
-        if not count:
-            raise ValueError(
-                f"a stream of {len(stream)} samples is shorter than one window of {self.window}"
-            )
+        enough = f"{self.window} samples or more, one window"
+        require(count > 0, "length of the stream", len(stream), enough)
         used = (count - 1) * self.step + self.window
         first = margin * self.hop - self.n_fft // 2
         inner = self._rows(stream[first:used].unfold(0, self.n_fft, self.hop))
@@ -135,41 +129,25 @@ class MFCC:
         ends = [end.unfold(1, self.n_fft, self.hop) for end in (head, tail)]
         return torch.cat(ends, 1).flatten(0, 1)
 
-    def _mirrored(self, clip: Tensor) -> Tensor:
-        """Frames `[F, n_fft]` of a clip `[n]` that is mirrored at both ends."""
-        check_audio(clip)
-        half = self.n_fft // 2
-        if len(clip) <= half:
-            raise ValueError(f"a clip of {len(clip)} samples is too short; need {half + 1} or more")
-        padded = pad(clip.view(1, 1, -1), (half, half), mode="reflect").flatten()
-        return padded.unfold(0, self.n_fft, self.hop)
-
-    def _blocks(self, frames: Tensor):
-        for start in range(0, len(frames), _BLOCK):
-            rows = frames[start : start + _BLOCK]
+    def _blocks(self, frames: Tensor) -> Iterator[Stages]:
+        """The stages of frames `[F, n_fft]` in blocks of one height, the last one padded."""
+        for rows in frames.split(_BLOCK):
             if len(rows) < _BLOCK:
                 rows = torch.cat([rows, rows.new_zeros(_BLOCK - len(rows), self.n_fft)])
-            yield rows
-
-    def _block(self, frames: Tensor) -> Stages:
-        tapered = frames * self.taper
-        spectrum = torch.fft.rfft(tapered)
-        power = spectrum.real.square() + spectrum.imag.square()
-        mel = power @ self.filters
-        log_mel = torch.log(mel + _FLOOR)
-        return Stages(tapered, power, mel, log_mel, log_mel @ self.dct)
+            tapered = rows * self.taper
+            spectrum = torch.fft.rfft(tapered)
+            power = spectrum.real.square() + spectrum.imag.square()
+            mel = power @ self.filters
+            log_mel = torch.log(mel + _FLOOR)
+            yield Stages(tapered, power, mel, log_mel, log_mel @ self.dct)
 
     def _rows(self, frames: Tensor) -> Tensor:
         """MFCC `[F, n_mfcc]` of frames `[F, n_fft]`."""
-        rows = [self._block(block).mfcc for block in self._blocks(frames)]
-        return torch.cat(rows)[: len(frames)]
+        return torch.cat([stages.mfcc for stages in self._blocks(frames)])[: len(frames)]
 
 
 def assemble(inner: Tensor, edges: Tensor, mfcc: MFCC) -> Tensor:
-    """Maps `[B, T, F, n_mfcc]` from shared frames `[B, M, n_mfcc]`, `[B, T, 2 · margin, n_mfcc]`.
-
-    Frames missing at the end of shorter streams are zero in all inputs.
-    """
+    """Maps `[B, T, F, n_mfcc]` from shared frames: inner `[B, M, n_mfcc]`, edges `[B, T, …]`."""
     count, margin = edges.shape[1], mfcc.margin
     size, step = mfcc.shape[0] - 2 * margin, mfcc.step // mfcc.hop
     index = torch.arange(count).unsqueeze(1) * step + torch.arange(size)
@@ -178,10 +156,7 @@ def assemble(inner: Tensor, edges: Tensor, mfcc: MFCC) -> Tensor:
 
 
 class StreamingMFCC:
-    """The maps of a stream that arrives in packets of any size; bit-equal to `MFCC.windows`.
-
-    Per map only the frames of the last `step` and the mirrored ones are computed.
-    """
+    """The maps of a stream that arrives in packets of any size; bit-equal to `MFCC.windows`."""
 
     def __init__(self, mfcc: MFCC | None = None):
         self.mfcc = mfcc or MFCC()
@@ -208,17 +183,14 @@ class StreamingMFCC:
         """`push` of samples that were checked, and that stay as they are until a map is due."""
         self.waiting.append(packet)
         self.end += len(packet)
-        maps = []
-        while self.end >= self.next_window + self.mfcc.window:
-            maps.append(self._map())
-        return maps
+        due = max(0, self.mfcc.num_windows(self.end - self.next_window))
+        return [self._map() for _ in range(due)]
 
     def _map(self) -> Tensor:
         m = self.mfcc
         self.audio, self.waiting = torch.cat([self.audio, *self.waiting]), []
         begin, end = self.next_window, self.next_window + m.window
-        # A frame is due when it lies within the window, i.e. is not one of the mirrored ones.
-        last = end // m.hop - m.margin
+        last = end // m.hop - m.margin  # due frames lie within the window: none is mirrored
         first_sample = self.next_frame * m.hop - m.n_fft // 2 - self.start
         due = self.audio[first_sample : last * m.hop + m.n_fft // 2 - self.start]
         window = self.audio[begin - self.start : end - self.start]

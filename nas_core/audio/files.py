@@ -20,47 +20,35 @@ class AudioFileError(ValueError):
 def torchaudio_functional() -> ModuleType:
     """`torchaudio.functional`: `resample`, `melscale_fbanks`, `create_dct`; nothing else is used.
 
-    torchaudio is imported only here, and only when needed. It checks torch's version when it is
-    imported, so a pair that does not belong together is reported by this message.
+    It is imported here only, when needed, and refuses a version of torch that is not its own.
     """
     try:
         import torchaudio.functional
     except (ImportError, OSError, RuntimeError) as error:
-        raise ImportError(
-            f"torchaudio cannot be imported beside torch {torch.__version__}: {error}. "
-            "`nas-workbook doctor` names the versions that belong together."
-        ) from error
+        pair = f"torchaudio cannot be imported beside torch {torch.__version__}"
+        hint = "`nas-workbook doctor` names the versions that belong together."
+        raise ImportError(f"{pair}: {error}. {hint}") from error
     return torchaudio.functional
 
 
 def check_audio(audio: Tensor) -> None:
     """Refuse what is not float32 mono in about −1…1, finite everywhere."""
     if audio.dim() != 1 or audio.dtype != torch.float32:
-        raise ValueError(
-            f"audio must be float32 [samples] (mono), got {audio.dtype} {list(audio.shape)}; "
-            "read_audio gives that"
-        )
+        found = f"{audio.dtype} {list(audio.shape)}"
+        raise ValueError(f"audio is {found}; read_audio gives float32 [samples] (mono)")
     peak = audio.abs().amax().item() if len(audio) else 0.0
     if not peak <= LOUDEST:  # NaN is not
-        if not audio.isfinite().all():
-            first = int((~audio.isfinite()).nonzero()[0])
-            raise ValueError(
-                f"sample {first} of {len(audio)} is {audio[first].item()}; replace samples that "
-                "are not finite (torch.nan_to_num) before they reach the features"
-            )
-        raise ValueError(
-            f"the loudest sample is {peak:.0f}, but audio must lie in −1…1; divide samples at the "
-            "scale of int16 by 32768"
-        )
+        for first in (~audio.isfinite()).nonzero():
+            where, value = f"sample {first.item()} of {len(audio)}", audio[first].item()
+            raise ValueError(f"{where} is {value}; replace it first, e.g. by torch.nan_to_num")
+        raise ValueError(f"the loudest sample is {peak:.0f}; divide int16 by 32768 to get −1…1")
 
 
 def read_audio(path: str | Path, rate: int = 16_000) -> Tensor:
     """Samples float32 `[n]` in −1…1 of a wav, flac or ogg file, down-mixed and resampled.
 
-    Raises:
-        FileNotFoundError: naming the missing file.
-        AudioFileError: for a file that is broken or empty, or whose samples are not finite or not
-            in −1…1.
+    Raises FileNotFoundError, or AudioFileError for a file that is broken or empty, or whose samples
+    are not finite or not in −1…1.
     """
     import soundfile  # torchaudio's own reading needs the separate torchcodec package
 
@@ -84,10 +72,9 @@ def read_audio(path: str | Path, rate: int = 16_000) -> Tensor:
 def read_all(
     paths: Iterable[str | Path], rate: int = 16_000
 ) -> tuple[list[Tensor], list[Path], list[str]]:
-    """Read many recordings, leaving out the unusable ones with one warning that counts them.
+    """Audio and paths of the readable files, in order, and one message per skipped file.
 
-    Returns:
-        audio and paths of the readable files, in order, and one message per skipped file.
+    One warning counts the unusable files, which are left out.
     """
     audio, kept, skipped = [], [], []
     for path in map(Path, paths):
@@ -98,8 +85,6 @@ def read_all(
             skipped.append(str(error))
     if skipped:
         shown = "; ".join(skipped[:5]) + ("; …" if len(skipped) > 5 else "")
-        warnings.warn(
-            f"skipped {len(skipped)} of {len(audio) + len(skipped)} recordings: {shown}",
-            stacklevel=2,
-        )
+        count = f"{len(skipped)} of {len(audio) + len(skipped)}"
+        warnings.warn(f"skipped {count} recordings: {shown}", stacklevel=2)
     return audio, kept, skipped

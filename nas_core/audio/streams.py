@@ -9,10 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from nas_core.audio.corpus import RATE, SPLITS, UNKNOWN, Corpus, word_extent
 from nas_core.audio.features import MFCC, assemble
-from nas_core.training import fingerprint, write_atomic
+from nas_core.training import fingerprint, require, write_atomic
 
 
 @dataclass(frozen=True)
@@ -26,15 +27,13 @@ class Mixing:
     seconds: tuple[float, float] = (1.0, 3.0)  # length of a sequence
 
     def __post_init__(self):
-        if not 0 <= self.noise_ratio <= 10 ** (-5 / 20):
-            raise ValueError(
-                f"noise_ratio is {self.noise_ratio}; 0…0.562 keeps the signal-to-noise ratio at "
-                "5 dB or more"
-            )
-        if not 0 <= self.unknown + self.silence <= 1 or not 0 <= self.noise_probability <= 1:
-            raise ValueError("noise_probability, unknown and silence are shares: 0…1, sum ≤ 1")
-        if not 1 <= self.seconds[0] <= self.seconds[1]:
-            raise ValueError(f"seconds {self.seconds} must be (shortest ≥ 1, longest)")
+        ratio, noise, seconds = self.noise_ratio, self.noise_probability, self.seconds
+        require(0 <= ratio <= 10 ** (-5 / 20), "noise_ratio", ratio, "0…0.562: 5 dB or more of SNR")
+        require(0 <= noise <= 1, "noise_probability", noise, "in 0…1")
+        shares = (self.unknown, self.silence)
+        valid = min(shares) >= 0 and sum(shares) <= 1
+        require(valid, "(unknown, silence)", shares, "shares, with a sum of at most 1")
+        require(1 <= seconds[0] <= seconds[1], "seconds", seconds, "(shortest ≥ 1, longest)")
 
 
 class Sequence(NamedTuple):
@@ -60,30 +59,30 @@ def window_labels(share: np.ndarray, word: int) -> np.ndarray:
 
 def make_sequence(corpus: Corpus, split: str, rng: np.random.Generator, mixing: Mixing) -> Sequence:
     """Background of random length with one word at a random place, or without any."""
+
+    def noise(level: float) -> Tensor:
+        if rng.random() >= mixing.noise_probability:
+            return torch.zeros(n)
+        return level * rng.uniform(0, mixing.noise_ratio) * _unit_noise(corpus, n, rng)
+
     n = int(rng.uniform(*mixing.seconds) * RATE)
-    audio = torch.zeros(n)
-    kind = rng.random()
+    audio, kind = torch.zeros(n), rng.random()
     if kind < mixing.silence:
         level = 10 ** (rng.uniform(-40, -14) / 20) / mixing.noise_ratio if mixing.noise_ratio else 0
-        return Sequence(audio + _noise(corpus, n, level, rng, mixing), 0, 0, 0)
-    unknown = kind < mixing.silence + mixing.unknown
-    i = _draw_clip(corpus, split, rng, unknown)
+        return Sequence(audio + noise(level), 0, 0, 0)
+    i = _draw_clip(corpus, split, rng, unknown=kind < mixing.silence + mixing.unknown)
     clip, (first, last) = corpus.clip(i), word_extent(corpus.clip(i))
     # Only the word has to fit; the silence around it in the clip may be cut off.
     at = int(rng.integers(0, n - (last - first) + 1)) - first
     lo, hi = max(0, at), min(n, at + len(clip))
     audio[lo:hi] = clip[lo - at : hi - at]
-    level = clip[first:last].square().mean().item() ** 0.5
-    audio += _noise(corpus, n, level, rng, mixing)
+    audio += noise(clip[first:last].square().mean().item() ** 0.5)
     return Sequence(audio.clamp(-1, 1), corpus.label(i), at + first, at + last)
 
 
 @dataclass
 class StreamSet:
-    """Sequences of windows, padded to the longest; features are kept without repetition.
-
-    N sequences of at most T windows; `windows(index)` gives the maps of a batch.
-    """
+    """N sequences of at most T windows, padded; features are kept without repetition."""
 
     mfcc: MFCC
     classes: tuple[str, ...]
@@ -142,36 +141,22 @@ def make_streams(
 
     The thesis uses about 24,000 for training and 3,000 each for validation and testing.
     """
-    corpus.indices(split)  # refuses an unknown split
-    if count < 1:
-        raise ValueError(f"count is {count}; a set of streams needs at least one")
     mfcc, mixing = mfcc or MFCC(), mixing or Mixing()
-    if mfcc.rate != RATE:
-        raise ValueError(f"mfcc.rate is {mfcc.rate} Hz, but the clips of a corpus have {RATE} Hz")
+    require(split in SPLITS, "split", split, f"one of {SPLITS}")
+    require(count >= 1, "count", count, "at least 1")
+    require(mfcc.rate == RATE, "mfcc.rate", mfcc.rate, f"{RATE} Hz, the rate of the clips")
     rng = np.random.default_rng([seed, SPLITS.index(split)])
-    parts, labels, shares, words = [], [], [], []
+    parts, words = [], []
     for _ in range(count):
         audio, word, begin, end = make_sequence(corpus, split, rng, mixing)
         inner, edges = mfcc.shared_frames(audio)
         share = word_share(len(edges), begin, end, mfcc) if word else np.zeros(len(edges))
-        parts.append((inner, edges))
-        shares.append(torch.from_numpy(share).float())
-        labels.append(torch.from_numpy(window_labels(share, word)))
+        labels = torch.from_numpy(window_labels(share, word))
+        parts.append((inner, edges, labels, torch.from_numpy(share).float()))
         words.append(word)
-    pad = torch.nn.utils.rnn.pad_sequence
-    return StreamSet(
-        mfcc,
-        corpus.classes,
-        inner=pad([i for i, _ in parts], batch_first=True),
-        edges=pad([e for _, e in parts], batch_first=True),
-        labels=pad(labels, batch_first=True),
-        share=pad(shares, batch_first=True),
-        word=torch.tensor(words),
-        length=torch.tensor([len(e) for _, e in parts]),
-    )
-
-
-# -------------------------------------------------------------------- long evaluation streams
+    padded = [pad_sequence([*part], batch_first=True) for part in zip(*parts, strict=True)]
+    padded += [torch.tensor(words), torch.tensor([len(edges) for _, edges, _, _ in parts])]
+    return StreamSet(mfcc, corpus.classes, *padded)
 
 
 class Spoken(NamedTuple):
@@ -205,14 +190,10 @@ def evaluation_stream(
 ) -> EvaluationStream:
     """A stream with ground truth, deterministic in `seed`; the thesis uses one hour.
 
-    Args:
-        gap: mean seconds from one word's start to the next; at least 2, drawn ± 0.75 s.
-        unknown: share of words that are no keyword.
-        noise_ratio: largest amplitude of background to word; a new background with a new
-            amplitude fades in about every 20 seconds.
+    A word starts every `gap` ± 0.75 seconds (at least 2), a share `unknown` of them is no keyword.
+    About every 20 seconds a new background fades in; `noise_ratio` bounds its amplitude to words.
     """
-    if gap < 2:
-        raise ValueError(f"gap is {gap} s; words of one second need at least 2")
+    require(gap >= 2, "gap", gap, "at least 2 s, as words last one")
     rng = np.random.default_rng([seed, 7])
     n = int(seconds * RATE)
     words, levels, truth = torch.zeros(n), [], []
@@ -225,8 +206,16 @@ def evaluation_stream(
         words[at : at + RATE] += clip
         truth.append(Spoken(corpus.classes[corpus.label(i)], at * 1000 / RATE))
         at += int((gap + rng.uniform(-0.75, 0.75)) * RATE)
-    background = _changing_background(corpus, n, float(noise_ratio * np.mean(levels or [0.1])), rng)
-    return EvaluationStream((words + background).clamp(-1, 1), truth)
+    loudest, fade, at = float(noise_ratio * np.mean(levels or [0.1])), RATE // 2, 0
+    background, ramp = torch.zeros(n + fade), torch.linspace(0, 1, fade)
+    while at < n:
+        length = min(int(rng.uniform(10, 30) * RATE), n - at)
+        piece = loudest * rng.uniform(0, 1) * _unit_noise(corpus, length + fade, rng)
+        piece[:fade] *= ramp
+        piece[-fade:] *= 1 - ramp
+        background[at : at + length + fade] += piece
+        at += length
+    return EvaluationStream((words + background[:n]).clamp(-1, 1), truth)
 
 
 def write_truth(truth: list[Spoken], path: str | Path) -> None:
@@ -239,19 +228,10 @@ def _draw_clip(corpus: Corpus, split: str, rng: np.random.Generator, unknown: bo
     available = corpus.indices(split)
     is_keyword = np.isin(corpus.words[available], corpus.keywords)
     pool = available[~is_keyword if unknown else is_keyword]
-    if not len(pool):
-        kind = UNKNOWN if unknown else "keyword"
-        raise ValueError(f"the {split} split holds no {kind} clip")
+    kind = UNKNOWN if unknown else "keyword"
+    require(len(pool) > 0, f"number of {kind} clips in {split}", 0, "at least 1")
     words = np.unique(corpus.words[pool])
     return int(rng.choice(pool[corpus.words[pool] == rng.choice(words)]))
-
-
-def _noise(
-    corpus: Corpus, n: int, level: float, rng: np.random.Generator, mixing: Mixing
-) -> Tensor:
-    if rng.random() >= mixing.noise_probability:
-        return torch.zeros(n)
-    return level * rng.uniform(0, mixing.noise_ratio) * _unit_noise(corpus, n, rng)
 
 
 def _unit_noise(corpus: Corpus, n: int, rng: np.random.Generator) -> Tensor:
@@ -262,18 +242,3 @@ def _unit_noise(corpus: Corpus, n: int, rng: np.random.Generator) -> Tensor:
     at = int(rng.integers(0, len(noise) - n + 1))
     piece = noise[at : at + n]
     return piece / max(piece.square().mean().item() ** 0.5, 1e-6)
-
-
-def _changing_background(
-    corpus: Corpus, n: int, loudest: float, rng: np.random.Generator, fade: int = RATE // 2
-) -> Tensor:
-    out, at = torch.zeros(n + fade), 0
-    ramp = torch.linspace(0, 1, fade)
-    while at < n:
-        length = min(int(rng.uniform(10, 30) * RATE), n - at)
-        piece = loudest * rng.uniform(0, 1) * _unit_noise(corpus, length + fade, rng)
-        piece[:fade] *= ramp
-        piece[-fade:] *= 1 - ramp
-        out[at : at + length + fade] += piece
-        at += length
-    return out[:n]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from nas_core.audio.corpus import KEYWORDS, RATE, SPLITS, Corpus, as_int16
+from nas_core.training import require
 
 # phoneme: (F1, F2, F3 in Hz, voicing, noise level, noise centre in Hz, noise width in Hz, ms)
 _PHONEMES: dict[str, tuple[float, ...]] = {
@@ -96,11 +97,9 @@ class Speaker:
 
 def say(word: str, speaker: Speaker, rng: np.random.Generator) -> np.ndarray:
     """One utterance, float32 `[n]`, of about 0.25 to 0.9 seconds; peak below 1."""
-    if word not in LEXICON:
-        raise ValueError(f"{word!r} is not in the lexicon: {', '.join(LEXICON)}")
+    require(word in LEXICON, "word", word, f"one of {', '.join(LEXICON)}")
     tracks = _tracks(word, speaker, rng)
-    voice, noise = _sources(tracks, speaker, rng)
-    audio = _filtered(voice, noise, tracks, speaker)
+    audio = _filtered(_sources(len(tracks) * _HOP, speaker, rng), tracks, speaker)
     level = 10 ** (rng.uniform(-16, -3) / 20)
     return (level * audio / np.abs(audio).max()).astype(np.float32)
 
@@ -137,9 +136,8 @@ def _tracks(word: str, speaker: Speaker, rng: np.random.Generator) -> np.ndarray
     return np.stack([*smooth, *level, tracks[:, 5], tracks[:, 6]], 1)
 
 
-def _sources(tracks: np.ndarray, speaker: Speaker, rng: np.random.Generator):
-    """Glottal pulses and noise, each `[n]`."""
-    n = len(tracks) * _HOP
+def _sources(n: int, speaker: Speaker, rng: np.random.Generator) -> np.ndarray:
+    """Glottal pulses and noise `[2, n]`."""
     slope = rng.uniform(-0.35, 0.15)
     contour = 1 + slope * np.linspace(-0.5, 0.5, n) + 0.02 * np.sin(np.arange(n) / RATE * 30)
     rate = speaker.pitch * rng.uniform(0.9, 1.12) * contour / RATE  # pulses per sample
@@ -147,13 +145,11 @@ def _sources(tracks: np.ndarray, speaker: Speaker, rng: np.random.Generator):
     pulses = np.diff(np.floor(np.cumsum(rate) + rng.random()), prepend=0.0) - rate
     pulses *= np.sqrt(RATE / speaker.pitch) * (1 + rng.normal(0, 0.08, n))
     noise = rng.normal(0, 1, n)
-    return pulses + speaker.breath * noise, noise
+    return np.stack([pulses + speaker.breath * noise, noise])
 
 
-def _filtered(
-    voice: np.ndarray, noise: np.ndarray, tracks: np.ndarray, speaker: Speaker
-) -> np.ndarray:
-    """Short-time filtering of both sources with the moving formants."""
+def _filtered(sources: np.ndarray, tracks: np.ndarray, speaker: Speaker) -> np.ndarray:
+    """Short-time filtering of both sources `[2, n]` with the moving formants."""
     f = np.fft.rfftfreq(_N_FFT, 1 / RATE).astype(np.float32)
     higher = np.tile([3500.0, 4500.0], (len(tracks), 1))
     formants = (np.concatenate([tracks[:, :3], higher], 1) * speaker.tract).astype(np.float32)
@@ -167,8 +163,8 @@ def _filtered(
     hiss = np.exp(-0.5 * ((f - tracks[:, 5:6] * speaker.tract) / tracks[:, 6:7]) ** 2)
     hiss *= 0.35 * microphone * tracks[:, 4:5]
     vocal[:, 0] = hiss[:, 0] = 0  # no sound at 0 Hz
-    sources = torch.from_numpy(np.stack([voice, noise]).astype(np.float32))
-    spectra = torch.stft(sources, _N_FFT, _HOP, window=_WINDOW, return_complex=True)[..., :-1]
+    sound = torch.from_numpy(sources.astype(np.float32))
+    spectra = torch.stft(sound, _N_FFT, _HOP, window=_WINDOW, return_complex=True)[..., :-1]
     gains = torch.from_numpy(np.stack([vocal, hiss]).astype(np.float32)).mT
     return torch.istft((spectra * gains).sum(0), _N_FFT, _HOP, window=_WINDOW).numpy()
 
@@ -201,39 +197,23 @@ def background_noises(rng: np.random.Generator, seconds: float = 20.0) -> list[T
 
 
 def synthetic_corpus(
-    speakers: int = 60,
-    takes: int = 1,
-    *,
-    keywords: tuple[str, ...] = KEYWORDS,
-    seed: int = 0,
+    speakers: int = 60, takes: int = 1, *, keywords: tuple[str, ...] = KEYWORDS, seed: int = 0
 ) -> Corpus:
-    """A corpus of synthesised words: every speaker says every word of the lexicon.
+    """Every speaker says every word of the lexicon `takes` times.
 
-    Args:
-        speakers: split 80:10:10 into training, validation and testing.
-        takes: utterances of each word by each speaker.
+    The speakers are split 80:10:10 into training, validation and testing.
     """
-    if speakers < 10:
-        raise ValueError(f"speakers is {speakers}; an 80:10:10 split needs at least 10")
+    require(speakers >= 10, "speakers", speakers, "at least 10, for an 80:10:10 split")
     rng = np.random.default_rng(seed)
-    clips, words, names, splits = [], [], [], []
+    clips, said = [], []
     for s in range(speakers):
         speaker, split = Speaker.draw(rng), SPLITS[max(0, s % 10 - 7)]
-        for word in LEXICON:
-            for _ in range(takes):
-                audio = say(word, speaker, rng)[:RATE]
-                clip = np.zeros(RATE, dtype=np.float32)
-                at = rng.integers(0, RATE - len(audio) + 1)
-                clip[at : at + len(audio)] = audio
-                clips.append(torch.from_numpy(clip))
-                words.append(word)
-                names.append(f"voice{s:03d}")
-                splits.append(split)
-    return Corpus(
-        clips=as_int16(clips),
-        words=np.array(words),
-        speakers=np.array(names),
-        splits=np.array(splits),
-        noises=background_noises(rng),
-        keywords=keywords,
-    )
+        for word in (word for word in LEXICON for _ in range(takes)):
+            audio = say(word, speaker, rng)[:RATE]
+            clip = np.zeros(RATE, dtype=np.float32)
+            at = rng.integers(0, RATE - len(audio) + 1)
+            clip[at : at + len(audio)] = audio
+            clips.append(torch.from_numpy(clip))
+            said.append((word, f"voice{s:03d}", split))
+    words, names, splits = map(np.array, zip(*said, strict=True))
+    return Corpus(as_int16(clips), words, names, splits, background_noises(rng), keywords)

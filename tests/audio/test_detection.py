@@ -150,5 +150,5 @@ def test_threshold_sweep_falls_with_the_threshold():
 
 
 def test_wrong_input_is_named():
-    with pytest.raises(ValueError, match="3 posteriors for 4 classes"):
+    with pytest.raises(ValueError, match="number of posteriors is 3; it must be 4"):
         KeywordDetector(CLASSES).step(np.ones(3), 0)

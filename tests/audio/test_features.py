@@ -133,9 +133,9 @@ def test_wrong_input_is_named():
         MFCC()(torch.zeros(2, 16_000))
     with pytest.raises(ValueError, match="float64"):
         MFCC()(torch.zeros(16_000, dtype=torch.float64))
-    with pytest.raises(ValueError, match="too short"):
+    with pytest.raises(ValueError, match="clip is 100; it must be 241 samples"):
         MFCC()(torch.zeros(100))
-    with pytest.raises(ValueError, match="shorter than one window"):
+    with pytest.raises(ValueError, match="stream is 15999; it must be 16000 samples"):
         MFCC().windows(torch.zeros(15_999))
     with pytest.raises(ValueError, match="hop=150"):
         MFCC(hop=150)
@@ -157,7 +157,7 @@ def test_a_bad_packet_is_refused_and_leaves_the_stream_as_it_was():
         maps += engine.push(packet)
     assert torch.equal(torch.stack(maps), m.windows(stream))
     for audio in (stream * 32_768, torch.full((16_000,), float("inf"))):
-        with pytest.raises(ValueError, match="32768|not finite"):
+        with pytest.raises(ValueError, match="32768|sample 0 of 16000 is inf"):
             m(audio)
 
 
