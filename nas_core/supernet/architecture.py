@@ -79,16 +79,11 @@ class Architecture:
     def to_json(self) -> str:
         """JSON text with the name and fingerprint of the space and the names of the kept edges."""
         space = {"space": self.graph.name, "fingerprint": self.graph.fingerprint}
-        return json.dumps({**space, "edges": list(self.edges)}, ensure_ascii=False)
+        return json.dumps({**space, "edges": self.edges}, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, graph: Graph, text: str) -> Architecture:
-        """Read `to_json` text back.
-
-        Raises:
-            ValueError: when the text is not such a record, was written for another space, or names
-                edges that lie on no path from source to sink.
-        """
+        """Read back what `to_json` wrote for this space; ValueError for any other text."""
         try:
             record = json.loads(text)
             names = list(record["edges"])
@@ -107,21 +102,13 @@ class Architecture:
         """The kept part as a networkx multigraph; edge keys are edge names."""
         return self.graph.to_networkx(self.mask)
 
-    # ---------------------------------------------------------------- export
-
     def extract(
         self, supernet: SuperNetwork, recalibrate: Iterable[Tensor | tuple] | None = None
     ) -> fx.GraphModule:
         """A plain module with a copy of the kept modules only; `print(net.code)` shows its source.
 
-        Args:
-            supernet: the super-network of this architecture; it is not changed.
-            recalibrate: batches `x` or `(x, y)`. Batch-norm statistics gathered while many
-                architectures shared a module do not fit a single one of them; when given, they are
-                re-estimated on these batches, see `recalibrate_batch_norm`.
-
-        Raises:
-            ValueError: for an empty architecture, another super-network, or no batches.
+        Batch-norm statistics gathered while many architectures shared a module do not fit a single
+        one of them; they are re-estimated on the batches (`x` or `(x, y)`) of `recalibrate`.
         """
         supernet.graph.require(self.graph.fingerprint, self.graph.name, f"{self!r}")
         if self.is_empty:
@@ -137,16 +124,9 @@ class Architecture:
     ) -> float:
         """Write the architecture as an ONNX file (any batch size) and check it with onnxruntime.
 
-        Args:
-            supernet: the super-network, or a module from `extract`, also after further training.
-            path: of the file, its folder must exist.
-            tolerance: largest accepted difference, relative to the largest output (floor 1).
-
-        Returns:
-            The largest absolute difference between PyTorch and onnxruntime on random input.
-
-        Raises:
-            ValueError: when the two differ by more; the file is removed then.
+        `supernet` may also be a module from `extract`, after further training. Returns the largest
+        absolute difference between PyTorch and onnxruntime on random input. Above `tolerance`
+        (relative to the largest output, at least 1) the file is removed and a ValueError raised.
         """
         import onnxruntime
 
@@ -177,28 +157,20 @@ class Architecture:
             with torch.no_grad():
                 expected = net(example(batch))
             (got,) = session.run(None, {"x": example(batch).numpy()})
-            difference = (torch.from_numpy(got) - expected).abs().max().item()
-            worst = max(worst, difference)
-            if not difference <= tolerance * max(1.0, expected.abs().max().item()):
+            gap = (torch.from_numpy(got) - expected).abs().max().item()
+            worst = max(worst, gap)
+            if not gap <= tolerance * max(1.0, expected.abs().max().item()):
                 path.unlink()
-                raise ValueError(
-                    f"onnxruntime and PyTorch differ by {difference:.2g}; file removed"
-                )
+                raise ValueError(f"onnxruntime and PyTorch differ by {gap:.2g}; file removed")
         return worst
 
 
 def recalibrate_batch_norm(net: nn.Module, batches: Iterable[Tensor | tuple]) -> None:
     """Re-estimate the running statistics of the batch norms that `net` calls, in place.
 
-    The mean over the batches, each weighted by its rows. Everything but batch norm is in
-    evaluation mode meanwhile, so dropout is off; weights and modes stay as they are.
-
-    Args:
-        batches: of inputs `x` or `(x, y)`, at least one. A batch with a single value per channel
-            (one row of 1×1 maps) has no variance: it passes with the statistics found so far.
-
-    Raises:
-        ValueError: without batches, or when all of them are too small.
+    The mean over the batches `x` or `(x, y)`, each weighted by its rows; dropout is off. A batch
+    with a single value per channel (one row of 1×1 maps) has no variance: it passes with the
+    statistics found so far. ValueError without batches, or when all of them are too small.
     """
     rows: dict[_BatchNorm, int] = {}  # that each batch norm has seen
 
@@ -226,10 +198,8 @@ def recalibrate_batch_norm(net: nn.Module, batches: Iterable[Tensor | tuple]) ->
         for m, momentum in zip(norms, momenta, strict=True):
             m.momentum = momentum
     if not count:
-        raise ValueError(
-            "no batch to re-estimate batch norm on; an iterator is used up after one pass, give a "
-            "list or a loader"
-        )
+        why = "an iterator is used up after one pass, give a list or a loader"
+        raise ValueError(f"no batch to re-estimate batch norm on; {why}")
     if not all(rows.values()):
         raise ValueError("batch norm cannot be re-estimated: every batch has one value per channel")
 

@@ -1,8 +1,7 @@
 """The structure of a super-network: a directed acyclic graph without any modules in it.
 
-Samplers, costs, architectures and drawings need the graph only. Sets of examples are kept as
-Python integers (bit *b* is example *b* of the batch), so that one pass over the edges serves the
-whole batch with one `&` and one `|` per edge.
+Samplers, costs, architectures and drawings need the graph only. A set of examples is a Python
+integer (bit b is example b), so one pass with an `&` and an `|` per edge serves the whole batch.
 """
 
 from __future__ import annotations
@@ -36,28 +35,19 @@ class Graph:
     """Immutable directed acyclic graph with one source and one sink (thesis section 3.3).
 
     Args:
-        edges: the edges, in the order of the columns of every mask.
+        edges: in the order of the columns of every mask; each lies on a path from source to sink.
         source, sink: names of the input layer l_1 and of the output layer l_N.
         positions: drawing coordinates `{node: (x, y)}`; a layered layout when absent.
         shapes: output shape of every node for one example, without the batch dimension.
         node_ops: short descriptions of the modules at nodes.
-
-    Raises:
-        ValueError: on a cycle, a second source or sink, or an edge that lies on no path from
-            source to sink; the message names the nodes.
     """
 
     def __init__(
-        self,
-        edges: Sequence[EdgeInfo],
-        source: str,
-        sink: str,
-        *,
-        name: str = "supernet",
+        self, edges: Sequence[EdgeInfo], source: str, sink: str, *, name: str = "supernet",
         positions: Mapping[str, tuple[float, float]] | None = None,
         shapes: Mapping[str, tuple[int, ...]] | None = None,
         node_ops: Mapping[str, str] | None = None,
-    ):
+    ):  # fmt: skip
         self.name, self.source, self.sink = name, source, sink
         self.edges = tuple(edges)
         self.nodes = _validated_order(self.edges, source, sink)
@@ -110,19 +100,11 @@ class Graph:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def require(self, fingerprint: str, name: str, what: str) -> None:
-        """Refuse `what` (an architecture, a sampler, a table, …) unless it belongs to this space.
-
-        Args:
-            fingerprint, name: of the graph that it was made for.
-
-        Raises:
-            ValueError: when that is another space; names both.
-        """
+        """Refuse `what` (a sampler, a table, …), made for the graph of this fingerprint and name,
+        when that is another space: ValueError."""
         if fingerprint != self.fingerprint:
-            raise ValueError(
-                f"{what} belongs to the space {name!r} ({fingerprint}), not to "
-                f"{self.name!r} ({self.fingerprint})"
-            )
+            made, here = f"{name!r} ({fingerprint})", f"{self.name!r} ({self.fingerprint})"
+            raise ValueError(f"{what} belongs to the space {made}, not to {here}")
 
     @cached_property
     def macs(self) -> Tensor:
@@ -173,14 +155,8 @@ class Graph:
                 out.add_edge(edge.source, edge.target, key=edge.name, **attributes)
         return out
 
-    # ---------------------------------------------------------------- masks
-
     def check_mask(self, mask: Tensor, batch: int | None = None) -> Tensor:
-        """`mask` as a `[B, E]` bool tensor; `[E]` becomes `[1, E]`.
-
-        Raises:
-            TypeError: when it is not a bool tensor. ValueError: when its shape does not fit.
-        """
+        """`mask` as a `[B, E]` bool tensor; `[E]` becomes `[1, E]`, others are refused."""
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
             raise TypeError(f"a mask is a bool tensor, got {kind}; use mask.bool()")
@@ -192,11 +168,7 @@ class Graph:
         return mask if mask.dim() == 2 else mask.unsqueeze(0)
 
     def reachable(self, mask: Tensor) -> Tensor:
-        """Keep the edges that lie on a live path from source to sink.
-
-        Two passes over the topological order: forward from the source, backward from the sink.
-        Shape and device of `mask` (`[E]` or `[B, E]`, bool) are kept.
-        """
+        """`mask` (bool `[E]` or `[B, E]`) without the edges on no live path from source to sink."""
         kept, alive = self._forward_pass(mask)
         wanted = [0] * len(self.nodes)
         wanted[-1] = alive[-1]
@@ -206,11 +178,8 @@ class Graph:
         return _unpack(kept, mask)
 
     def connected(self, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Edges of `mask` whose source is connected to the input, and all edges that *could* be.
-
-        Returns `(kept, drawn)`, both shaped like `mask`. `drawn` marks the edges whose source is
-        connected: those a connectivity-aware sampler really draws (thesis section 3.4.2).
-        """
+        """`(kept, drawn)`, both like `mask`: edges kept and connected to the input, and all whose
+        source is connected, which a connectivity-aware sampler draws (thesis section 3.4.2)."""
         kept, alive = self._forward_pass(mask)
         drawn = [alive[source] for source in self.edge_sources]
         return _unpack(kept, mask), _unpack(drawn, mask)

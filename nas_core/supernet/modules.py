@@ -26,18 +26,11 @@ def count_macs(
     """Multiply-adds of `module` for one example, and the shape of its output.
 
     Convolutions, linear and recurrent layers and attention count; normalisation, biases,
-    activations, pooling and additions are free. The module runs under PyTorch's FlopCounterMode,
-    whose FLOPs are twice the multiply-adds: on the meta device, where nothing is computed, or
-    with real zeros when it fails there.
-
-    Args:
-        module: any module that maps one tensor to one tensor.
-        input_shape: shape of one example, without the batch dimension.
-        what: its name in error messages.
-
-    Raises:
-        ValueError: when the module cannot process such an input; see also `call`.
+    activations, pooling and additions are free. `input_shape` has no batch dimension; `what` is
+    the name of the module in error messages (ValueError).
     """
+    # Under PyTorch's FlopCounterMode, whose FLOPs are twice the multiply-adds: on the meta device,
+    # where nothing is computed, or with real zeros when it fails there.
     x = example_input(module, input_shape)
     state = {k: v.to("meta") for k, v in chain(module.named_parameters(), module.named_buffers())}
 
@@ -53,10 +46,8 @@ def count_macs(
                 return counter.get_total_flops() // 2, tuple(out.shape[1:])
             except Exception as error:
                 failure = error
-    kind = str(x.dtype).removeprefix("torch.")
-    raise ValueError(
-        f"{what} cannot process a {kind} input of shape {list(input_shape)}: {failure}"
-    ) from failure
+    given = f"a {str(x.dtype).removeprefix('torch.')} input of shape {list(input_shape)}"
+    raise ValueError(f"{what} cannot process {given}: {failure}") from failure
 
 
 def describe(module: nn.Module) -> str:
@@ -97,49 +88,36 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def call(module: Callable[[Tensor], Any], x: Tensor, what: str) -> Tensor:
-    """`module(x)` with the checks of every edge and every node of a super-network.
+    """`module(x)`; ValueError when it changes `x` or does not return one tensor with as many rows.
 
     One row is too little for batch statistics, so batch norm in training mode uses its running
     statistics for it. (With 1×1 maps it would raise an error and end the training.)
-
-    Args:
-        what: the name of the module in error messages.
-
-    Raises:
-        ValueError: when the module changes `x` in place, which other edges read too, or does not
-            return one tensor with a row for each row of `x`.
     """
     rows = x.shape[0]
+    # PyTorch counts the changes in place, but not of tensors made in inference mode.
+    version = None if x.is_inference() else x._version
+    alone = rows == 1 and isinstance(module, nn.Module) and module.training
+    inside = module.modules() if alone else ()  # type: ignore[attr-defined]
+    norms = [m for m in inside if isinstance(m, _BatchNorm) and m.training]
+    for m in norms:
+        m.training = False
     try:
-        version = x._version  # PyTorch counts the changes in place
-    except RuntimeError:  # but not of tensors made in inference mode
-        version = None
-    if rows == 1 and isinstance(module, nn.Module) and module.training:
-        norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training]
-        for m in norms:
-            m.training = False
-        try:
-            out = module(x)
-        finally:
-            for m in norms:
-                m.training = True
-    else:
         out = module(x)
+    finally:
+        for m in norms:
+            m.training = True
+    fault = None
     if not isinstance(out, Tensor):
-        raise ValueError(
-            f"{what} returns a {type(out).__name__}, expected one tensor; wrap it in a module "
-            "that picks one (nn.LSTM, nn.GRU and nn.MultiheadAttention return several)"
-        )
-    if version is not None and x._version != version:
-        raise ValueError(
-            f"{what} changes its input in place, but other edges read the same tensor; "
-            "use inplace=False in its first layer"
-        )
-    if not out.shape or out.shape[0] != rows:
-        raise ValueError(
-            f"{what} returns shape {list(out.shape)} for {rows} examples; the first dimension "
-            "must be the batch"
-        )
+        fault = f"returns a {type(out).__name__}, expected one tensor; wrap it in a module that "
+        fault += "picks one (nn.LSTM, nn.GRU and nn.MultiheadAttention return several)"
+    elif version is not None and x._version != version:
+        fault = "changes its input in place, but other edges read the same tensor; use "
+        fault += "inplace=False in its first layer"
+    elif not out.shape or out.shape[0] != rows:
+        fault = f"returns shape {list(out.shape)} for {rows} examples; the first dimension must "
+        fault += "be the batch"
+    if fault:
+        raise ValueError(f"{what} {fault}")
     return out
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -29,36 +31,26 @@ class SuperNetwork(nn.Module):
     """Directed acyclic graph of modules; a mask of edges selects one architecture per example.
 
     `l_1 = x`, `l_j = op_j( sum_i h_ij f_ij(l_i) )` (thesis eq. 3.7). Only what is selected is
-    computed: with a mask `[E]` unselected modules are never called, with `[B, E]` each module
-    sees just the rows that use it, so batch norm sees those rows only. A row whose architecture
-    has no live path from source to sink gets an all-zero output (for a classifier: the uniform
-    prediction).
+    computed: with a mask `[E]` unselected modules are never called, with `[B, E]` each module (and
+    each batch norm) sees just the rows that use it. A row without a live path from source to sink
+    gets an all-zero output (for a classifier: the uniform prediction).
 
     Args:
         edges: `(source, target, module)` tuples or `Edge`s; the order is that of the mask columns.
-            A module maps one tensor to one tensor and must not change its input in place.
-        source, sink: the input and the output node.
+            A module maps one tensor to one tensor, does not change its input in place and shares
+            no parameters with another one.
         node_ops: module applied to the sum at a node, e.g. `{"a": nn.ReLU()}`. Costs count the
             edges only: layers with weights belong on edges.
         input_shape: shape of one example without the batch dimension; needed for multiply-adds.
         name, positions: for drawings and files, see `Graph`.
-
-    Raises:
-        ValueError: for a graph that is not acyclic with one source and one sink, for parameters
-            that belong to two modules, and for modules that do not fit (see `modules.call`).
     """
 
     def __init__(
-        self,
-        edges: Iterable[Edge | tuple],
-        source: Any,
-        sink: Any,
-        *,
+        self, edges: Iterable[Edge | tuple], source: Any, sink: Any, *,
         node_ops: Mapping[Any, nn.Module] | None = None,
-        input_shape: tuple[int, ...] | None = None,
-        name: str = "supernet",
+        input_shape: tuple[int, ...] | None = None, name: str = "supernet",
         positions: Mapping[Any, tuple[float, float]] | None = None,
-    ):
+    ):  # fmt: skip
         super().__init__()
         given = [Edge(*edge) for edge in edges]
         names = _names(given)
@@ -71,14 +63,12 @@ class SuperNetwork(nn.Module):
         ]
         places = None if positions is None else {str(k): v for k, v in positions.items()}
         described = {node: describe(op) for node, op in ops.items()}
-        self.graph = Graph(
-            infos, str(source), str(sink), name=name, positions=places, node_ops=described
-        )
+        ends = str(source), str(sink)
+        self.graph = Graph(infos, *ends, name=name, positions=places, node_ops=described)
         self.edge_modules = nn.ModuleList([edge.module for edge in given])
         # Keys of a ModuleDict may not hold dots; the position in the order of nodes always works.
-        self.node_ops = nn.ModuleDict(
-            {str(i): ops[n] for i, n in enumerate(self.graph.nodes) if n in ops}
-        )
+        numbered = {str(i): ops[node] for i, node in enumerate(self.graph.nodes) if node in ops}
+        self.node_ops = nn.ModuleDict(numbered)
         if input_shape is not None:
             self.graph = self._profiled(tuple(input_shape))
 
@@ -98,10 +88,9 @@ class SuperNetwork(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor | None = None, weights: Tensor | None = None
     ) -> Tensor:
-        """Output of the selected architectures, `[B, …]`.
+        """Output of the selected architectures, `[B, …]`, for x `[B, *input_shape]`.
 
         Args:
-            x: `[B, *input_shape]`.
             mask: bool `[E]` (one architecture), `[B, E]` (one per example) or None (everything).
                 Edges on no live path are ignored.
             weights: float `[E]`, a factor for the output of every edge (the mixed operations of
@@ -113,13 +102,12 @@ class SuperNetwork(nn.Module):
         if not plan.sizes[-1]:
             return self._dead_output(x)
         # For every node the summands that have arrived, and to which of its rows they belong.
-        arrived: list[list[tuple[Tensor, Tensor | None]]] = [[] for _ in graph.nodes]
+        arrived: dict[int, list[tuple[Tensor, Tensor | None]]] = defaultdict(list)
         arrived[0] = [(gather_rows(x, [plan.live_rows])[0], None)]
         for node, size in enumerate(plan.sizes):  # in topological order
             if not size:
                 continue  # no row uses this node
-            value = sum_rows(arrived[node], size, graph.nodes[node])  # [size, …]
-            arrived[node] = []  # release the memory of the summands
+            value = sum_rows(arrived.pop(node), size, graph.nodes[node])  # [size, …]
             if (op := self.node_op(node)) is not None:
                 value = call(op, value, f"the op of node {graph.nodes[node]}")
             leaving = plan.leaving[node]
@@ -129,10 +117,10 @@ class SuperNetwork(nn.Module):
                 if weights is not None:
                     out = weights[e] * out
                 target = graph.edge_targets[e]
-                if plan.shared and arrived[target]:  # add at once, which frees the summand
-                    out = sum_rows([*arrived[target], (out, None)], batch, graph.nodes[target])
-                    arrived[target] = []
                 arrived[target].append((out, plan.put[e]))
+                if plan.shared:  # all edges feed the same rows: add at once, to free the summands
+                    total = sum_rows(arrived[target], batch, graph.nodes[target])
+                    arrived[target] = [(total, None)]
         # `value` is now that of the sink; rows without a live path become zeros.
         return sum_rows([(value, plan.live_rows)], batch)
 
@@ -144,10 +132,8 @@ class SuperNetwork(nn.Module):
                 return mask.unsqueeze(0)
         if weights is not None:
             if weights.shape != (self.num_edges,):
-                raise ValueError(
-                    f"weights of shape {list(weights.shape)} do not fit {self.graph.name}: "
-                    f"expected [{self.num_edges}]"
-                )
+                fault = f"weights of shape {list(weights.shape)} do not fit {self.graph.name}"
+                raise ValueError(f"{fault}: expected [{self.num_edges}]")
             mask = mask & (weights.detach() != 0).to(mask.device)
         return self.graph.reachable(self.graph.check_mask(mask, batch))
 
@@ -175,10 +161,9 @@ class SuperNetwork(nn.Module):
                 macs[e], out = count_macs(self.edge_modules[e], shapes[node], f"edge {edge.name}")
                 known = arriving.setdefault(edge.target, out)
                 if known != out:
-                    raise ValueError(
-                        f"edge {edge.name} gives shape {list(out)}, but another edge into "
-                        f"{edge.target} gives {list(known)}; summands must agree"
-                    )
+                    other = f"another edge into {edge.target} gives {list(known)}"
+                    fault = f"edge {edge.name} gives shape {list(out)}, but {other}"
+                    raise ValueError(f"{fault}; summands must agree")
         params = [count_params(module) for module in self.edge_modules]
         infos = [replace(edge, macs=macs[e], params=params[e]) for e, edge in enumerate(old.edges)]
         return Graph.from_dict(old.to_dict() | {"edges": map(vars, infos), "shapes": shapes})
@@ -210,10 +195,9 @@ class _Plan:
         place = alive.cumsum(1) - 1  # row b of the batch is entry place[v, b] of node v
         edge, row = np.nonzero(used)
         sources, targets = np.asarray(graph.edge_sources), np.asarray(graph.edge_targets)
-        flat = np.concatenate(
-            [place[sources[edge], row], place[targets[edge], row], np.nonzero(alive[0])[0]]
-        )
-        splits = [*counts, *counts, self.sizes[0]]
+        live = np.nonzero(alive[0])[0]
+        flat = np.concatenate([place[sources[edge], row], place[targets[edge], row], live])
+        splits = [*counts, *counts, len(live)]
         parts = torch.from_numpy(flat).to(device, non_blocking=True).split(splits)
         for e in range(len(graph)):
             if counts[e] < self.sizes[sources[e]]:
@@ -228,16 +212,13 @@ def _names(edges: list[Edge]) -> list[str]:
     """Given names, else `source→target`; further parallel edges are numbered from #2."""
     names: list[str] = []
     for edge in edges:
-        if not isinstance(edge.module, nn.Module):
-            raise TypeError(
-                f"edge {edge.source}→{edge.target} carries a {type(edge.module).__name__}, "
-                "expected an nn.Module"
-            )
         name = plain = edge.name or f"{edge.source}→{edge.target}"
-        copies = 1
+        if not isinstance(edge.module, nn.Module):
+            fault = f"edge {edge.source}→{edge.target} carries a {type(edge.module).__name__}"
+            raise TypeError(f"{fault}, expected an nn.Module")
+        copies = itertools.count(2)
         while not edge.name and name in names:
-            copies += 1
-            name = f"{plain} #{copies}"
+            name = f"{plain} #{next(copies)}"
         names.append(name)
     return names
 
@@ -248,7 +229,5 @@ def _refuse_shared_parameters(modules: Mapping[str, nn.Module]) -> None:
         for parameter in module.parameters():
             other = owner.setdefault(id(parameter), name)
             if other != name:
-                raise ValueError(
-                    f"{other} and {name} share parameters, which every cost would count twice; "
-                    "give each module its own copy"
-                )
+                why = "which every cost would count twice; give each module its own copy"
+                raise ValueError(f"{other} and {name} share parameters, {why}")

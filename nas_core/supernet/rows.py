@@ -1,8 +1,7 @@
 """Moving rows between nodes: differentiable gather and scatter-sum with one buffer per node.
 
-Autograd's own `index_select` allocates and zero-fills a full gradient for *every* consumer of a
-node; these two functions use one buffer for all of them. Otherwise a sampled super-network that
-keeps most edges would be slower than the full one.
+Autograd's `index_select` allocates a full gradient of zeros for *every* consumer of a node, which
+would make a sampled super-network that keeps most edges slower than the full one.
 """
 
 from __future__ import annotations
@@ -24,15 +23,9 @@ def gather_rows(x: Tensor, indices: Sequence[Tensor | None]) -> list[Tensor]:
 def sum_rows(
     parts: Sequence[tuple[Tensor, Tensor | None]], rows: int, node: str = "the node"
 ) -> Tensor:
-    """Sum of tensors `[n, …]` placed at the rows their index names, in a tensor `[rows, …]`.
+    """Sum of tensors `[n, …]`, each placed at its rows (int64 `[n]`; None = all), as `[rows, …]`.
 
-    Args:
-        parts: pairs of a tensor and its row numbers (int64 `[n]`; None = all rows in order).
-        rows: number of rows of the result; rows that nothing is added to are zero.
-        node: name of the node in error messages.
-
-    Raises:
-        ValueError: when the tensors differ in shape.
+    Rows that nothing is added to are zero. `node` is named when shapes differ (ValueError).
     """
     if len(parts) == 1 and parts[0][1] is None:
         return parts[0][0]
@@ -47,8 +40,8 @@ def sum_rows(
             common = reduce(torch.promote_types, dtypes)
             whole = [t.to(common) for t in whole]
             partial = [(t.to(common), i) for t, i in partial]
-        tensors = [t for t, _ in partial]
-        return _SumRows.apply(rows, len(whole), *whole, *tensors, *[i for _, i in partial])
+        tensors, indices = zip(*partial, strict=True)
+        return _SumRows.apply(rows, len(whole), *whole, *tensors, *indices)
     except RuntimeError as error:
         if len(shapes := {tuple(t.shape[1:]) for t, _ in parts}) > 1:
             raise ValueError(f"summands of shapes {sorted(shapes)} meet at {node}") from error
@@ -73,10 +66,8 @@ class _Gather(torch.autograd.Function):
 class _SumRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows: int, num_whole: int, *args: Tensor) -> Tensor:
-        num_partial = (len(args) - num_whole) // 2
-        whole = args[:num_whole]
-        tensors = args[num_whole : num_whole + num_partial]
-        indices = args[num_whole + num_partial :]
+        whole, middle = args[:num_whole], (num_whole + len(args)) // 2
+        tensors, indices = args[num_whole:middle], args[middle:]
         ctx.save_for_backward(*indices)
         ctx.num_whole = num_whole
         if len(whole) > 1:

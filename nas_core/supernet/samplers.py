@@ -23,10 +23,8 @@ class Sample(NamedTuple):
 def bernoulli_log_prob(logits: Tensor, mask: Tensor, drawn: Tensor) -> Tensor:
     """log P(H) `[B]` of masks `[B, E]` whose edges were kept independently with σ(logits).
 
-    Args:
-        logits: `[E]`, or `[B, E]` where every row has a distribution of its own.
-        mask: bool `[B, E]`, connectivity-aware.
-        drawn: bool `[B, E]`, edges whose source was connected; others were never drawn and add 0.
+    Logits are `[E]`, or `[B, E]` for a distribution per row. Edges outside `drawn` (bool `[B, E]`,
+    those whose source was connected) add 0.
     """
     logits = logits.expand(mask.shape)
     log_p = -binary_cross_entropy_with_logits(logits, mask.to(logits.dtype), reduction="none")
@@ -49,8 +47,7 @@ class _Sampler(nn.Module):
 
     def reset(self) -> None:
         """Set every logit back to its initial value, as the thesis does after warm-up."""
-        with torch.no_grad():
-            self.logits.fill_(self.initial_logit)
+        nn.init.constant_(self.logits, self.initial_logit)
 
     def sample(self, batch: int, generator: torch.Generator | None = None) -> Sample:
         """Draw one architecture per example of a batch of this size."""
@@ -68,10 +65,8 @@ class _Sampler(nn.Module):
         """The logits, refused where they are not finite: their entropy would be NaN."""
         if not self.logits.isfinite().all():
             e = int((~self.logits.isfinite()).nonzero()[0])
-            raise ValueError(
-                f"the logit of edge {self.graph.edges[e].name} is {self.logits[e].item()}; logits "
-                "must be finite; ±20 already means (almost) certain"
-            )
+            fault = f"the logit of edge {self.graph.edges[e].name} is {self.logits[e].item()}"
+            raise ValueError(f"{fault}; logits must be finite; ±20 already means (almost) certain")
         return self.logits
 
 
@@ -80,25 +75,18 @@ class BernoulliSampler(_Sampler):
 
     Edges are drawn in topological order and only where their source is already connected to the
     input; an edge that is not drawn is off and adds nothing to log P. The parameter `logits`
-    (γ̂, one per edge) starts at 3, that is γ ≈ 0.95.
-
-    Args:
-        graph: of the super-network.
-        logit: initial value of every γ̂.
-        fixed: numbers of edges that are always kept (a stem, a classifier): they are not drawn.
+    (γ̂, one per edge) starts at `logit`, where 3 is γ ≈ 0.95. Edges whose numbers are in `fixed`
+    (a stem, a classifier) are always kept: they are not drawn.
     """
 
     fixed: Tensor
 
     def __init__(self, graph: Graph, *, logit: float = 3.0, fixed: Sequence[int] = ()):
         super().__init__(graph, logit)
-        always = torch.zeros(len(graph), dtype=torch.bool)
         if wrong := [e for e in fixed if not 0 <= e < len(graph)]:
-            raise ValueError(
-                f"fixed edges {wrong} do not exist; {graph.name} has 0…{len(graph) - 1}"
-            )
-        always[list(fixed)] = True
-        self.register_buffer("fixed", always)
+            numbers = f"{graph.name} has 0…{len(graph) - 1}"
+            raise ValueError(f"fixed edges {wrong} do not exist; {numbers}")
+        self.register_buffer("fixed", torch.tensor([e in fixed for e in range(len(graph))]))
 
     def _wanted(self, batch: int, generator: torch.Generator | None) -> Tensor:
         noise = torch.rand(batch, len(self.graph), generator=generator, device=self.logits.device)
@@ -132,14 +120,10 @@ class BernoulliSampler(_Sampler):
 class ChoiceSampler(_Sampler):
     """Exactly one edge out of each group, drawn from a categorical distribution.
 
-    A group only counts where one of its edges starts at a connected node, so choices are
-    conditional on the choices before them. With one group per node holding its outgoing edges
-    the sampler draws *paths*; with one group per set of parallel edges it draws *cells*. Edges
-    outside every group are always kept.
-
-    Args:
-        graph: of the super-network.
-        groups: disjoint lists of edge numbers.
+    Groups are disjoint lists of edge numbers; edges outside every group are always kept. A group
+    only counts where one of its edges starts at a connected node, so choices are conditional on
+    the choices before them. With one group per node holding its outgoing edges the sampler draws
+    *paths*; with one group per set of parallel edges it draws *cells*.
     """
 
     membership: Tensor
@@ -149,7 +133,7 @@ class ChoiceSampler(_Sampler):
         flat = [e for group in groups for e in group]
         if len(set(flat)) < len(flat) or any(not 0 <= e < len(graph) for e in flat):
             raise ValueError(f"groups must be disjoint lists of edges 0…{len(graph) - 1}")
-        if any(not group for group in groups):
+        if not all(groups):
             raise ValueError("a group needs at least one edge to choose from")
         self.groups = tuple(tuple(group) for group in groups)
         member = torch.zeros(len(self.groups), len(graph), dtype=torch.bool)
@@ -169,10 +153,10 @@ class ChoiceSampler(_Sampler):
         return (self.logits - total) * self.membership.any(0)
 
     def _wanted(self, batch: int, generator: torch.Generator | None) -> Tensor:
-        log_choice = self._log_choice().detach()
+        choice = self.probabilities()
         wanted = (~self.membership.any(0)).expand(batch, -1).clone()
         for group in self.groups:
-            p = log_choice[list(group)].exp()
+            p = choice[list(group)]
             picked = torch.multinomial(p, batch, replacement=True, generator=generator)
             wanted[torch.arange(batch), torch.tensor(group, device=p.device)[picked]] = True
         return wanted
