@@ -3,9 +3,8 @@
 # ruff: noqa: F401
 
 from nas_core.adaptive.baselines import DSCNN, BCResNet, as_trunk
-from nas_core.adaptive.controller import Controller, FixedController
 from nas_core.adaptive.engine import Decision, StreamingEngine, StreamTrace
-from nas_core.adaptive.network import AdaptiveNetwork, Unrolled
+from nas_core.adaptive.network import AdaptiveNetwork, Controller, FixedController, Unrolled
 from nas_core.adaptive.training import (
     SanasConfig,
     SanasRun,

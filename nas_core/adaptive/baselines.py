@@ -44,8 +44,7 @@ class BCResNet(nn.Module):
 
     9,232 parameters with a classifier of 12 classes (the paper's 9.2 k) and 2,482,156 multiply-adds
     in its convolutions; the paper's 3.6 M also count norms (4 per element) and means. 161,600 more
-    invert the DCT: its transpose turns MFCCs back into log-mel energies, which are smooth where
-    coefficients were left out.
+    turn MFCCs back into log-mel energies by the transpose of the DCT.
     """
 
     features = 32
@@ -98,8 +97,7 @@ class _SubSpectralNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, f, t = x.shape
-        grouped = self.norm(x.reshape(b, c * self.bands, f // self.bands, t))
-        return grouped.reshape(b, c, f, t)
+        return self.norm(x.reshape(b, c * self.bands, f // self.bands, t)).reshape(x.shape)
 
 
 def _unit(inputs: int, outputs: int, kernel: Any, stride: Any = 1, **options) -> list[nn.Module]:

@@ -31,10 +31,7 @@ class Decision(NamedTuple):
 
 
 class StreamingEngine:
-    """A keyword spotter for one endless stream.
-
-    The trained `model` is put into evaluation mode; `mfcc` are the features it was trained with.
-    """
+    """A keyword spotter for one endless stream; the model is put into evaluation mode."""
 
     def __init__(
         self,
@@ -73,17 +70,24 @@ class StreamingEngine:
         begin = time.perf_counter()
         check_audio(audio)  # once for all packets
         self._pending = time.perf_counter() - begin
-        parts = audio.split(packet)
-        decisions = [d for part in parts for d in self._take(part, time.perf_counter())]
+        packets = audio.split(packet)
+        decisions = [d for part in packets for d in self._take(part, time.perf_counter())]
         enough = f"{self.mfcc.window} samples or more, one window"
         require(len(decisions) > 0, "length of the recording", len(audio), enough)
         return StreamTrace(decisions, self.real_time_factor)
 
+    @torch.inference_mode()
     def _take(self, packet: Tensor, begin: float) -> list[Decision]:
         """`push` of checked samples that arrived at `begin`."""
-        maps, made = self.features.take(packet), []
-        for features in maps:
-            logits, mask, macs = self._decide(features[None, None])
+        made = []
+        for features in self.features.take(packet):
+            gates = torch.sigmoid(self.model.controller.logits(self.state)) > 0.5  # [1, E]
+            key = gates.numpy().tobytes()
+            if key not in self._masks:  # few architectures are taken, again and again
+                live = self.model.trunk.graph.reachable(gates[0])
+                self._masks[key] = live, int(self.model.macs(live))
+            mask, macs = self._masks[key]
+            logits, self.state = self.model.decide(features[None, None], self.state, mask)
             posterior = torch.softmax(logits[0], 0).numpy()
             ms = self.decisions * self.mfcc.step * 1000 / self.mfcc.rate
             word = self.detector.step(posterior, ms)
@@ -95,18 +99,6 @@ class StreamingEngine:
         self._pending += time.perf_counter() - begin
         self.samples += len(packet)
         return made
-
-    @torch.inference_mode()
-    def _decide(self, x: Tensor) -> tuple[Tensor, Tensor, int]:
-        """Logits `[1, C]`, mask `[E]` and multiply-adds; nothing of what only sampling needs."""
-        gates = torch.sigmoid(self.model.controller.logits(self.state)) > 0.5  # [1, E]
-        key = gates.numpy().tobytes()
-        if key not in self._masks:  # few architectures are taken, again and again
-            mask = self.model.trunk.graph.reachable(gates[0])
-            self._masks[key] = mask, int(self.model.macs(mask))
-        mask, macs = self._masks[key]
-        logits, self.state = self.model.decide(x, self.state, mask)
-        return logits, mask, macs
 
     @property
     def real_time_factor(self) -> float:

@@ -9,9 +9,8 @@ import torch
 
 from nas_core import audio
 from nas_core.adaptive.baselines import DSCNN, BCResNet, as_trunk
-from nas_core.adaptive.controller import Blind, Controller, FixedController
 from nas_core.adaptive.engine import StreamingEngine
-from nas_core.adaptive.network import AdaptiveNetwork
+from nas_core.adaptive.network import AdaptiveNetwork, Blind, Controller, FixedController
 from nas_core.adaptive.training import SanasConfig, SanasRun, summarise, train, window_table
 from nas_core.data import data_root
 from nas_core.spaces.keyword_cnn import keyword_cnn
@@ -156,18 +155,16 @@ def compare(
     `build`. Returns a row per model, and the models and runs by name, e.g. "sanas λ=0.1".
     """
     rows, networks, runs = [], {}, {}
-    sets = (problem.training, problem.validation, problem.testing)
-    training, validation, testing = (streams.to(device) for streams in sets)
+    training, validation = problem.training.to(device), problem.validation.to(device)
     stream = audio.evaluation_stream(problem.corpus, stream_seconds) if stream_seconds else None
     for model in models:
         name, settings = model.name, replace(config, lam=model.lam, spend=model.spend)
         network = build(model, problem, seed=config.seed, **shape).to(device)
-        file = checkpoints / f"{name}.pt" if checkpoints else None
-        label = name if progress else False
+        file, label = checkpoints and checkpoints / f"{name}.pt", name if progress else False
         run = train(network, training, validation, settings, checkpoint=file, progress=label)
         row = {"model": name, **asdict(model), "seed": config.seed}
         row |= {f"validation_{k}": run.history[k].iloc[-1] for k in ("accuracy", "macs")}
-        row |= summarise(window_table(network, testing))
+        row |= summarise(window_table(network, problem.testing.to(device)))
         network.cpu()
         row |= {"full_macs": network.full_macs, "controller_macs": network.controller.macs}
         row["params"] = count_params(network)
@@ -175,8 +172,7 @@ def compare(
             trace = StreamingEngine(network, problem.mfcc, problem.corpus.classes).run(stream.audio)
             row |= audio.score(trace.found, stream.truth, stream.seconds).summary()
             row["stream_macs"] = float(trace.macs[1:].mean())  # step 0 is priced by z_0
-            edges = [edge.name for edge in network.trunk.graph.edges]
-            row["architectures"] = trace.architectures(edges)
+            row["architectures"] = trace.architectures([e.name for e in network.trunk.graph.edges])
         rows.append(row)
         networks[name], runs[name] = network, run
     return pd.DataFrame(rows), networks, runs

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nas_core.adaptive.controller import Blind, Controller
-from nas_core.adaptive.network import AdaptiveNetwork
+from nas_core.adaptive.network import AdaptiveNetwork, Blind, Controller
 from nas_core.audio.features import MFCC
 from nas_core.audio.streams import StreamSet
 from nas_core.supernet import Edge, SuperNetwork
@@ -34,13 +33,11 @@ class ProbeStreams(StreamSet):
             word[:, t] = word[:, t - 1] ^ flips[:, t]
         u, v = torch.rand(2, count, steps, generator=g) * 2 - 1
         u, v = u + u.sign() * 0.3, v + v.sign() * 0.3
-        labels = torch.where(word, 1 + (u * v > 0).long(), 0)
-        empty = torch.zeros(count, 0)
-        streams = cls(
-            MFCC(), ("silence", "word −", "word +"), empty, empty, labels, word.float(),
-            labels.amax(1), torch.full((count,), steps),
-        )  # fmt: skip
-        loud = word.float() + 0.1 * torch.randn(count, steps, generator=g)
+        labels, share = torch.where(word, 1 + (u * v > 0).long(), 0), word.float()
+        empty, length = torch.zeros(count, 0), torch.full((count,), steps)
+        names = ("silence", "word −", "word +")
+        streams = cls(MFCC(), names, empty, empty, labels, share, labels.amax(1), length)
+        loud = share + 0.1 * torch.randn(count, steps, generator=g)
         streams.x = torch.stack([loud, u * word, v * word], 2)
         return streams
 

@@ -168,13 +168,11 @@ def objective(
     the network learn. The means are `loss` (Δ) over real steps and `cost` over those but step 0.
     """
     valid = torch.arange(labels.shape[1], device=labels.device) < length.unsqueeze(1)
-    steps = valid.sum()
     logits = unrolled.logits.flatten(0, 1)
     delta = cross_entropy(logits, labels.flatten(), weight=weights, reduction="none")
     delta = delta.view_as(valid) * valid
     cost = cost.to(delta) * valid
-    loss = delta.sum() / steps
-    total = loss
+    loss = total = delta.sum() / valid.sum()
     if baseline is not None:
         gain = returns((delta + config.lam * cost).detach(), config)
         reference = baseline.update(gain[valid])
@@ -186,8 +184,8 @@ def objective(
 def returns(rewards: Tensor, config: SanasConfig) -> Tensor:
     """Return of each step `[B, T]`; rewards `[B, T]` are zero on padding.
 
-    Per step: its own reward and discounted later ones. Whole sequence: the sum over all steps for
-    every step, as eq. 4.3 is written (unbiased, but most of it is noise to a single step).
+    "step": its own reward and discounted later ones. "sequence": the sum over all steps for every
+    step, as eq. 4.3 is written (unbiased, but most of it is noise to a single step).
     """
     if config.credit == "sequence":
         return rewards.sum(1, keepdim=True).expand_as(rewards)
@@ -196,11 +194,7 @@ def returns(rewards: Tensor, config: SanasConfig) -> Tensor:
 
 @torch.no_grad()
 def window_table(
-    model: AdaptiveNetwork,
-    data: StreamSet,
-    *,
-    batch_size: int = 64,
-    generator: torch.Generator | None = None,
+    model: AdaptiveNetwork, data: StreamSet, *, generator: torch.Generator | None = None
 ) -> pd.DataFrame:
     """One row per window: stream, step, label, prediction, share of the word, macs, leaning.
 
@@ -209,7 +203,7 @@ def window_table(
     """
     model.eval()
     parts = []
-    for index in torch.arange(len(data), device=data.length.device).split(batch_size):
+    for index in torch.arange(len(data), device=data.length.device).split(64):
         x, length = data.windows(index), data.length[index]
         unrolled = model.unroll(x, length, generator=generator)
         valid = torch.arange(x.shape[1], device=x.device) < length.unsqueeze(1)
@@ -230,8 +224,7 @@ def window_table(
 def summarise(windows: pd.DataFrame) -> dict[str, float]:
     """Accuracy (over windows, balanced over classes) and where macs went, of a `window_table`.
 
-    Step 0 is left out of all means of cost: its architecture was chosen by z_0 alone, before
-    anything was heard, and in short sequences it would dominate the mean.
+    Step 0 is in no mean of cost: z_0 alone chose its architecture, before anything was heard.
     """
     right = windows["label"] == windows["prediction"]
     later = windows[windows["step"] > 0]

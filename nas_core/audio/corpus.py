@@ -89,10 +89,8 @@ def load_speech_commands(
     """Read a folder with the layout of Speech Commands v0.01 or v0.02; other words are `unknown`.
 
     Splits come from `validation_list.txt` and `testing_list.txt` where both exist, else from the
-    published hash of the speaker. Entries are compared by their last two parts (`yes/a.wav`),
-    whatever the separators and the case. What is left over, entries without a clip (in a partial
-    copy) and files of other types, is reported in `skipped`. `limit_per_word` clips of each word
-    are chosen at random.
+    published hash of the speaker. Entries without a clip (in a partial copy) and files of other
+    types are reported in `skipped`. `limit_per_word` clips of each word are chosen at random.
 
     Raises FileNotFoundError without background noises, ValueError where no clip or no noise can be
     read, a keyword has no clip, or a list names none of the clips.

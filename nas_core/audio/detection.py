@@ -152,7 +152,7 @@ def threshold_sweep(
 ) -> pd.DataFrame:
     """One row per detection threshold: table 4.1's percentages, alarms per hour, reject rate."""
     rows = []
-    for threshold in map(float, thresholds):
-        found = detect(posteriors, times_ms, classes, Smoothing(threshold=threshold))
-        rows.append({"threshold": threshold, **score(found, truth, seconds).summary()})
+    for t in map(float, thresholds):
+        found = detect(posteriors, times_ms, classes, Smoothing(threshold=t))
+        rows.append({"threshold": t} | score(found, truth, seconds).summary())
     return pd.DataFrame(rows)

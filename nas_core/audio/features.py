@@ -32,8 +32,7 @@ class Stages(NamedTuple):
 class MFCC:
     """Mel-frequency cepstral coefficients; the defaults give 101 × 40 per second.
 
-    Frames are centred (frame i is centred on sample `i · hop`) and the signal is mirrored at the
-    ends of the window, as `torch.stft` and librosa do.
+    Frame i is centred on sample `i · hop`; the signal is mirrored at the ends, as in `torch.stft`.
     """
 
     rate: int = 16_000  # samples per second
@@ -172,11 +171,8 @@ class StreamingMFCC:
         self.next_window = 0
 
     def push(self, packet: Tensor) -> list[Tensor]:
-        """Take samples `[n]`, give the maps `[F, n_mfcc]` that they complete (often none).
-
-        A packet that is refused (NaN, another scale) leaves the stream as it was.
-        """
-        check_audio(packet)
+        """The maps `[F, n_mfcc]` that samples `[n]` complete, often none."""
+        check_audio(packet)  # a packet that is refused leaves the stream as it was
         return self.take(packet.clone())  # the caller may write the next packet into its place
 
     def take(self, packet: Tensor) -> list[Tensor]:

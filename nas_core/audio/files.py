@@ -47,8 +47,7 @@ def check_audio(audio: Tensor) -> None:
 def read_audio(path: str | Path, rate: int = 16_000) -> Tensor:
     """Samples float32 `[n]` in −1…1 of a wav, flac or ogg file, down-mixed and resampled.
 
-    Raises FileNotFoundError, or AudioFileError for a file that is broken or empty, or whose samples
-    are not finite or not in −1…1.
+    Raises FileNotFoundError, or AudioFileError for a file without usable samples.
     """
     import soundfile  # torchaudio's own reading needs the separate torchcodec package
 

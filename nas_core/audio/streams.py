@@ -31,8 +31,7 @@ class Mixing:
         require(0 <= ratio <= 10 ** (-5 / 20), "noise_ratio", ratio, "0…0.562: 5 dB or more of SNR")
         require(0 <= noise <= 1, "noise_probability", noise, "in 0…1")
         shares = (self.unknown, self.silence)
-        valid = min(shares) >= 0 and sum(shares) <= 1
-        require(valid, "(unknown, silence)", shares, "shares, with a sum of at most 1")
+        require(min(shares) >= 0 and sum(shares) <= 1, "(unknown, silence)", shares, "0…1 in sum")
         require(1 <= seconds[0] <= seconds[1], "seconds", seconds, "(shortest ≥ 1, longest)")
 
 

@@ -78,7 +78,7 @@ def test_noise_stays_below_the_ratio(corpus):
         make_streams(corpus, "validation", 0)
     with pytest.raises(ValueError, match="ratio is 0.6.*5 dB"):
         Mixing(noise_ratio=0.6)
-    with pytest.raises(ValueError, match="shares"):
+    with pytest.raises(ValueError, match="0.6, 0.6.*0…1 in sum"):
         Mixing(unknown=0.6, silence=0.6)
 
 
