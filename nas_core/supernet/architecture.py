@@ -24,10 +24,7 @@ from nas_core.supernet.network import SuperNetwork
 
 @dataclass(frozen=True, repr=False)
 class Architecture:
-    """An immutable choice of edges of a graph, without dead ends: see `Architecture.from_mask`.
-
-    Two architectures are equal when they keep the same edges of the same space.
-    """
+    """An immutable choice of edges of a graph, without dead ends: see `Architecture.from_mask`."""
 
     graph: Graph
     kept: tuple[int, ...]
@@ -193,9 +190,8 @@ def recalibrate_batch_norm(net: nn.Module, batches: Iterable[Tensor | tuple]) ->
                 net(batch if isinstance(batch, Tensor) else batch[0])
                 count += 1
     finally:
-        for hook in hooks:
+        for m, hook, momentum in zip(norms, hooks, momenta, strict=True):
             hook.remove()
-        for m, momentum in zip(norms, momenta, strict=True):
             m.momentum = momentum
     if not count:
         why = "an iterator is used up after one pass, give a list or a loader"

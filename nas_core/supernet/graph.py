@@ -34,12 +34,9 @@ class EdgeInfo:
 class Graph:
     """Immutable directed acyclic graph with one source and one sink (thesis section 3.3).
 
-    Args:
-        edges: in the order of the columns of every mask; each lies on a path from source to sink.
-        source, sink: names of the input layer l_1 and of the output layer l_N.
-        positions: drawing coordinates `{node: (x, y)}`; a layered layout when absent.
-        shapes: output shape of every node for one example, without the batch dimension.
-        node_ops: short descriptions of the modules at nodes.
+    Masks have the order of `edges`, each of which lies on a path from source (l_1) to sink (l_N).
+    `{node: …}`: `positions` are coordinates of a drawing (layered when absent), `shapes` those of
+    the outputs for one example, `node_ops` short descriptions of the modules at nodes.
     """
 
     def __init__(
@@ -100,8 +97,7 @@ class Graph:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def require(self, fingerprint: str, name: str, what: str) -> None:
-        """Refuse `what` (a sampler, a table, …), made for the graph of this fingerprint and name,
-        when that is another space: ValueError."""
+        """Refuse `what` (a sampler, a table, …) unless made for the space of this fingerprint."""
         if fingerprint != self.fingerprint:
             made, here = f"{name!r} ({fingerprint})", f"{self.name!r} ({self.fingerprint})"
             raise ValueError(f"{what} belongs to the space {made}, not to {here}")
@@ -123,12 +119,11 @@ class Graph:
         """Drawing coordinates; by default x = topological depth, nodes of one depth centred."""
         if self._positions is not None:
             return self._positions
-        place = {node: i for i, node in enumerate(self.nodes)}
         layers = nx.topological_generations(self.to_networkx())
         return {
             node: (float(x), i - (len(layer) - 1) / 2)
             for x, layer in enumerate(layers)
-            for i, node in enumerate(sorted(layer, key=place.__getitem__))
+            for i, node in enumerate(sorted(layer, key=self.nodes.index))
         }
 
     def to_dict(self) -> dict:

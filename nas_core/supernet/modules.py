@@ -26,11 +26,8 @@ def count_macs(
     """Multiply-adds of `module` for one example, and the shape of its output.
 
     Convolutions, linear and recurrent layers and attention count; normalisation, biases,
-    activations, pooling and additions are free. `input_shape` has no batch dimension; `what` is
-    the name of the module in error messages (ValueError).
+    activations, pooling and additions are free. Errors name the module as `what`.
     """
-    # Under PyTorch's FlopCounterMode, whose FLOPs are twice the multiply-adds: on the meta device,
-    # where nothing is computed, or with real zeros when it fails there.
     x = example_input(module, input_shape)
     state = {k: v.to("meta") for k, v in chain(module.named_parameters(), module.named_buffers())}
 
@@ -38,7 +35,8 @@ def count_macs(
         with torch.device("meta"):
             return functional_call(module, state, (x.to("meta"),))
 
-    # A module that reads values, or keeps tensors that are no buffers, fails on the meta device.
+    # The meta device computes nothing, but a module that reads values, or keeps tensors that are no
+    # buffers, fails there and gets real zeros. A multiply-add counts as two FLOPs.
     for run, example in ((on_meta, x.to("meta")), (module, x)):
         with evaluating(module), torch.no_grad(), FlopCounterMode(display=False) as counter:
             try:
@@ -106,18 +104,16 @@ def call(module: Callable[[Tensor], Any], x: Tensor, what: str) -> Tensor:
     finally:
         for m in norms:
             m.training = True
-    fault = None
     if not isinstance(out, Tensor):
-        fault = f"returns a {type(out).__name__}, expected one tensor; wrap it in a module that "
-        fault += "picks one (nn.LSTM, nn.GRU and nn.MultiheadAttention return several)"
-    elif version is not None and x._version != version:
-        fault = "changes its input in place, but other edges read the same tensor; use "
-        fault += "inplace=False in its first layer"
-    elif not out.shape or out.shape[0] != rows:
-        fault = f"returns shape {list(out.shape)} for {rows} examples; the first dimension must "
-        fault += "be the batch"
-    if fault:
-        raise ValueError(f"{what} {fault}")
+        several = "nn.LSTM, nn.GRU and nn.MultiheadAttention return several"
+        fault = f"{what} returns a {type(out).__name__}, expected one tensor"
+        raise ValueError(f"{fault}; wrap it in a module that picks one ({several})")
+    if version is not None and x._version != version:
+        why = "other edges read the same tensor; use inplace=False in its first layer"
+        raise ValueError(f"{what} changes its input in place, but {why}")
+    if not out.shape or out.shape[0] != rows:
+        fault = f"{what} returns shape {list(out.shape)} for {rows} examples"
+        raise ValueError(f"{fault}; the first dimension must be the batch")
     return out
 
 

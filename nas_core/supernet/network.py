@@ -42,7 +42,6 @@ class SuperNetwork(nn.Module):
         node_ops: module applied to the sum at a node, e.g. `{"a": nn.ReLU()}`. Costs count the
             edges only: layers with weights belong on edges.
         input_shape: shape of one example without the batch dimension; needed for multiply-adds.
-        name, positions: for drawings and files, see `Graph`.
     """
 
     def __init__(

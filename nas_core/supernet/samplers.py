@@ -84,8 +84,7 @@ class BernoulliSampler(_Sampler):
     def __init__(self, graph: Graph, *, logit: float = 3.0, fixed: Sequence[int] = ()):
         super().__init__(graph, logit)
         if wrong := [e for e in fixed if not 0 <= e < len(graph)]:
-            numbers = f"{graph.name} has 0…{len(graph) - 1}"
-            raise ValueError(f"fixed edges {wrong} do not exist; {numbers}")
+            raise ValueError(f"fixed edges {wrong} are not in 0…{len(graph) - 1} of {graph.name}")
         self.register_buffer("fixed", torch.tensor([e in fixed for e in range(len(graph))]))
 
     def _wanted(self, batch: int, generator: torch.Generator | None) -> Tensor:
@@ -120,10 +119,9 @@ class BernoulliSampler(_Sampler):
 class ChoiceSampler(_Sampler):
     """Exactly one edge out of each group, drawn from a categorical distribution.
 
-    Groups are disjoint lists of edge numbers; edges outside every group are always kept. A group
-    only counts where one of its edges starts at a connected node, so choices are conditional on
-    the choices before them. With one group per node holding its outgoing edges the sampler draws
-    *paths*; with one group per set of parallel edges it draws *cells*.
+    Edges outside every group (a list of edge numbers) are always kept. A group only counts where
+    one of its edges starts at a connected node: choices depend on those before them. Groups of the
+    edges out of each node give *paths*, groups of parallel edges *cells*.
     """
 
     membership: Tensor
