@@ -12,10 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from nas_core.data.dataset import Dataset, image_dataset, split_sizes
+from nas_core.data.dataset import Dataset, drawn_dataset, split_sizes
 from nas_core.training import Augment
 
 Floats = NDArray[Any]  # float32
@@ -89,12 +88,9 @@ def draw_images(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[
         """Coverage `[n, 32, 32]` of a small bar or disc somewhere."""
         u, v = seen_from(reach, np.pi)
         a, b = uniform(*half), uniform(*half)
-        distance = np.where(
-            uniform(0, 1) < 0.5,
-            np.hypot(u / a, v / b) - 1,
-            np.maximum(abs(u) / a, abs(v) / b) - 1,
-        )
-        return _coverage(distance * np.minimum(a, b))
+        round_one = uniform(0, 1) < 0.5
+        reached = np.where(round_one, np.hypot(u / a, v / b), np.maximum(abs(u) / a, abs(v) / b))
+        return _coverage((reached - 1) * np.minimum(a, b))
 
     dark, bright = uniform(0.2, 0.5), uniform(0.6, 0.9)
     night = uniform(0, 1) < 0.75  # the shape is brighter than its ground, or darker
@@ -127,24 +123,14 @@ def colour_shapes(size: int | None, train_limit: int | None, seed: int) -> Datas
     """
     if size not in (None, SIZE):
         raise ValueError(f"size is {size}; colour_shapes are {SIZE}×{SIZE} only")
-    counts = split_sizes(SPLITS, train_limit, MOST)
-    parts = [_split(seed, index, count) for index, count in enumerate(counts)]
-    provenance = {"source": "procedural, nas_core.data.colour_shapes", "seed": seed}
-    return image_dataset("colour_shapes", parts, CLASSES, provenance, Augment(2, flip=True))
 
+    def draw(rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        rows = np.tile(np.arange(len(CLASSES)), (CHUNK // len(CLASSES), 1))
+        labels = rng.permuted(rows, axis=1).ravel()  # every ten in a row hold each class once
+        return draw_images(labels, rng), labels.astype(np.int64)
 
-def _split(seed: int, split: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """`count` images and labels; every ten in a row hold each class once."""
-    images, labels = [], []
-    for chunk in range(-(-count // CHUNK)):
-        rng = np.random.default_rng(np.random.SeedSequence([seed, split, chunk]))
-        rows = rng.permuted(np.tile(np.arange(len(CLASSES)), (CHUNK // len(CLASSES), 1)), axis=1)
-        labels.append(rows.ravel())
-        images.append(draw_images(labels[-1], rng))
-    return (
-        torch.from_numpy(np.concatenate(images)[:count]),
-        torch.from_numpy(np.concatenate(labels)[:count].astype(np.int64)),
-    )
+    sizes, augment = split_sizes(SPLITS, train_limit, MOST), Augment(2, flip=True)
+    return drawn_dataset("colour_shapes", draw, CHUNK, sizes, CLASSES, seed, augment)
 
 
 def _coverage(distance: Floats) -> Floats:

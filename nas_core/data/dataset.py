@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -46,40 +46,45 @@ class Dataset:
 
 
 def image_dataset(
-    name: str,
-    splits: Sequence[tuple[Tensor, Tensor]],
-    classes: tuple[str, ...],
-    provenance: dict[str, Any],
-    augment: Augment | None = None,
-) -> Dataset:
-    """A `Dataset` of (images uint8 `[N, C, H, W]`, targets `[N]` or `[N, H, W]`), in [−1, 1].
+    name: str, splits: Sequence[tuple[Tensor, Tensor]], classes: tuple[str, ...],
+    provenance: dict[str, Any], augment: Augment | None = None,
+) -> Dataset:  # fmt: skip
+    """A `Dataset` of three pairs (images uint8 `[N, C, H, W]`, targets `[N]` or `[N, H, W]`).
 
-    Args:
-        splits: training, validation and test.
-        augment: of the training images.
+    The pairs are training, validation and test; pixels are scaled to [−1, 1], and `augment` is
+    for the training images.
     """
     shape = splits[0][0].shape[1:]
     half = ((0.5,) * shape[0], (0.5,) * shape[0])
     augments = (augment, None, None)
-    train, val, test = (
-        TensorData(x, y, a, half) for (x, y), a in zip(splits, augments, strict=True)
-    )
-    task: Literal["classification", "segmentation"] = "classification"
-    if splits[0][1].dim() > 1:
-        task = "segmentation"
-    return Dataset(name, train, val, test, classes, tuple(shape), task, provenance)
+    parts = [TensorData(x, y, a, half) for (x, y), a in zip(splits, augments, strict=True)]
+    maps = splits[0][1].dim() > 1
+    task: Literal["classification", "segmentation"] = "segmentation" if maps else "classification"
+    return Dataset(name, *parts, classes, tuple(shape), task, provenance)
+
+
+def drawn_dataset(
+    name: str, draw: Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]], chunk: int,
+    sizes: Sequence[int], classes: tuple[str, ...], seed: int, augment: Augment,
+) -> Dataset:  # fmt: skip
+    """A set of drawn images; `draw` gives `chunk` images and targets, `sizes` is per split.
+
+    Every chunk has a seed of its own, so the first images are the same whatever the size.
+    """
+    parts = []
+    for split, count in enumerate(sizes):
+        seeds = (np.random.SeedSequence([seed, split, n]) for n in range(-(-count // chunk)))
+        drawn = [draw(np.random.default_rng(one)) for one in seeds]
+        x, y = (torch.from_numpy(np.concatenate(p)[:count]) for p in zip(*drawn, strict=True))
+        parts.append((x, y))
+    provenance = {"source": f"procedural, nas_core.data.{name}", "seed": seed}
+    return image_dataset(name, parts, classes, provenance, augment)
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
-    """A random order whose every prefix holds the classes nearly in proportion.
+    """Random indices `[N]` whose every prefix holds the classes of `labels` nearly in proportion.
 
-    Balanced classes differ by one example at most.
-
-    Args:
-        labels: `[N]`, any integers.
-
-    Returns:
-        Indices `[N]`; cutting them anywhere gives stratified parts.
+    So cutting them anywhere gives stratified parts; balanced classes differ by one example at most.
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, len(labels)]))
     shuffled = rng.permutation(len(labels))
@@ -109,20 +114,16 @@ def split_sizes(splits: dict[str, int], train_limit: int | None, most: int) -> l
 
 
 def zero_pad(data: Dataset, height: int, width: int | None = None, *, label: int = 0) -> Dataset:
-    """The same images in the middle of a larger black canvas, e.g. 28 → 32 or 250 → 256 pixels.
+    """The same images in the middle of a larger black canvas, `height` × `width` (or square).
 
-    Args:
-        height, width: of the result; width = height when absent.
-        label: class of the added pixels where targets are maps (`-100` leaves them out of the
-            loss).
+    Where targets are maps, added pixels have the class `label`; −100 leaves them out of the loss.
     """
     width = height if width is None else width
     channels, old_height, old_width = data.input_shape
     rows, columns = height - old_height, width - old_width
     if rows < 0 or columns < 0:
         raise ValueError(
-            f"{data.name} has {old_height}×{old_width} pixels, more than {height}×{width}; "
-            "padding cannot make images smaller"
+            f"{data.name} has {old_height}×{old_width} pixels, more than {height}×{width}"
         )
     frame = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
 

@@ -36,10 +36,8 @@ def digits(size: int | None, train_limit: int | None, seed: int) -> Dataset:
     val, train = rest[:VAL], rest[VAL:]
     train = train[: limited(train_limit, len(train))]
     y = torch.from_numpy(labels)
-    provenance = {
-        "source": "scikit-learn load_digits (UCI optical recognition of handwritten digits)",
-        "resize": "none" if x.shape[-1] == 8 else "bilinear",
-        "seed": seed,
-    }
+    source = "scikit-learn load_digits (UCI optical recognition of handwritten digits)"
+    resize = "none" if x.shape[-1] == 8 else "bilinear"
+    provenance = {"source": source, "resize": resize, "seed": seed}
     parts = [(x[index], y[index]) for index in (train, val, test)]
     return image_dataset("digits", parts, tuple("0123456789"), provenance)

@@ -4,13 +4,13 @@ A stand-in for Part Labels (`part_labels`) with its three classes and its one ha
 skin and background differ by place and shape more than by colour.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from nas_core.data.dataset import Dataset, image_dataset, split_sizes
+from nas_core.data.dataset import Dataset, drawn_dataset, split_sizes
 from nas_core.training import Augment
 
 Floats = NDArray[Any]  # float32
@@ -58,9 +58,8 @@ def draw_faces(
     # Half of the grounds have a colour like skin or hair, so that colour alone does not decide.
     ground = np.where(uniform(0, 1, 1) < 0.5, uniform(0.1, 0.9, 3), skin + uniform(-0.15, 0.15, 3))
     part = target[:, None]
-    image = np.where(
-        part == 0, hair_colour * strands, np.where(part == 1, skin, ground + 0.12 * pattern)
-    )
+    image = np.where(part == 1, skin, ground + 0.12 * pattern)
+    image = np.where(part == 0, hair_colour * strands, image)
     dark = np.hypot((np.abs(u) - 0.42 * width) / (0.2 * width), (v + 0.1) / (0.1 * height)) < 1
     dark |= np.hypot(u / (0.35 * width), (v - 0.5 * height) / (0.09 * height)) < 1  # the mouth
     image = image * np.where(dark & (target == 1), 0.45, 1)[:, None]
@@ -75,16 +74,5 @@ def faces(size: int | None, train_limit: int | None, seed: int) -> Dataset:
     size = 32 if size is None else size
     if size not in SIZES:
         raise ValueError(f"size is {size}; faces come in {', '.join(map(str, SIZES))}")
-    counts = split_sizes(SPLITS, train_limit, MOST)
-    parts = [_split(seed, index, count, size) for index, count in enumerate(counts)]
-    provenance = {"source": "procedural, nas_core.data.faces", "seed": seed}
-    return image_dataset("faces", parts, CLASSES, provenance, Augment(flip=True))
-
-
-def _split(seed: int, split: int, count: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    drawn = [
-        draw_faces(CHUNK, size, np.random.default_rng(np.random.SeedSequence([seed, split, chunk])))
-        for chunk in range(-(-count // CHUNK))
-    ]
-    images, targets = (np.concatenate(parts)[:count] for parts in zip(*drawn, strict=True))
-    return torch.from_numpy(images), torch.from_numpy(targets)
+    sizes, draw = split_sizes(SPLITS, train_limit, MOST), partial(draw_faces, CHUNK, size)
+    return drawn_dataset("faces", draw, CHUNK, sizes, CLASSES, seed, Augment(flip=True))

@@ -38,9 +38,9 @@ class Layout:
     def read(self, pairs: list[Pair]) -> tuple[Tensor, Tensor]:
         """Pictures uint8 `[N, C, H, W]` and classes int64 `[N, H, W]`."""
         table = np.array(self.meaning or [0] * 128 + [1] * 128)
-        images = [_pixels(image, self.mode, self.reduce) for image, _ in pairs]
+        images = [read_picture(image, self.mode, self.reduce) for image, _ in pairs]
         # a mask keeps the middle one of its pixels: values have no mean
-        masks = [table[_pixels(mask, "L", 1)[_every(self.reduce)]] for _, mask in pairs]
+        masks = [table[read_picture(mask, "L")[_every(self.reduce)]] for _, mask in pairs]
         for (image, _), x, y in zip(pairs, images, masks, strict=True):
             if x.shape[:2] != images[0].shape[:2] or x.shape[:2] != y.shape:
                 raise CorruptData(
@@ -54,9 +54,8 @@ class Layout:
 def mask_folder(name: str, root: Path, train_limit: int | None, seed: int) -> Dataset:
     """One of `LAYOUTS`, mirrored in training, in [−1, 1]. The splits are fixed; `seed` is unused.
 
-    Raises:
-        DataNotFound: when the folder, or the mask of a picture, is missing.
-        CorruptData: when a file cannot be read, or sizes differ.
+    Raises `DataNotFound` when the folder or a mask is missing, `CorruptData` when a file cannot be
+    read or sizes differ.
     """
     layout = LAYOUTS[name]
     if not by_hand_is_here(name, root):
@@ -85,14 +84,15 @@ def _every(step: int) -> tuple[slice, slice]:
     return slice(step // 2, None, step), slice(step // 2, None, step)
 
 
-def _pixels(path: Path, mode: str, reduce: int) -> np.ndarray:
+def read_picture(path: Path, mode: str, reduce: int = 1) -> np.ndarray:
+    """Pixels uint8 `[H, W, 3]` or, in mode "L", `[H, W]` of a picture, means of reduce × reduce."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as picture:
             return np.asarray(picture.convert(mode).reduce(reduce))
     except FileNotFoundError as error:
-        raise DataNotFound(f"{path} is missing, but its picture is there") from error
+        raise DataNotFound(f"{path} is missing, but another file names it") from error
     except (UnidentifiedImageError, OSError) as error:
         raise CorruptData(f"{path} is not a readable picture; replace it") from error
 

@@ -13,6 +13,7 @@ import torch
 
 from nas_core.data.dataset import CorruptData, DataNotFound, Dataset, image_dataset, limited
 from nas_core.data.faces import CLASSES
+from nas_core.data.mask_folders import read_picture
 from nas_core.training import Augment
 from nas_core.training.tensors import IGNORED
 
@@ -25,12 +26,10 @@ def part_labels(root: Path, train_limit: int | None, seed: int) -> Dataset:
     """1500 / 500 / 927 photographs, zero-padded from 250 to 256 pixels, in [−1, 1].
 
     The padding, 3 pixels on every side, has no class: its target is −100. Mirrored in training.
-
-    Raises:
-        DataNotFound: when a list or a picture is missing.
-        CorruptData: when a picture cannot be read or has another size.
+    Raises `DataNotFound` when a list or picture is missing, `CorruptData` when a picture cannot be
+    read or has another size.
     """
-    folder = find_lists(root)
+    folder = next((f for f in (root, root / "part_labels") if (f / LISTS[0]).is_file()), None)
     if folder is None:
         raise DataNotFound(
             f"part_labels is not in {root} ({LISTS[0]} is missing). How to get it:\n"
@@ -40,13 +39,8 @@ def part_labels(root: Path, train_limit: int | None, seed: int) -> Dataset:
     return image_dataset("part_labels", splits, CLASSES, {"source": HOME}, Augment(flip=True))
 
 
-def find_lists(root: Path) -> Path | None:
-    """The folder that holds the three lists, if there is one."""
-    return next((f for f in (root, root / "part_labels") if (f / LISTS[0]).is_file()), None)
-
-
 def fetch_part_labels(root: Path) -> None:
-    """Part Labels has no loader that downloads it; says what to put where."""
+    """Say what to put where: Part Labels has no loader that downloads it."""
     raise DataNotFound(
         f"part_labels has to be fetched by hand: from {HOME} take the funneled images, the ground "
         f"truth images and the three lists, and unpack them into {root / 'part_labels'}, so that "
@@ -56,9 +50,8 @@ def fetch_part_labels(root: Path) -> None:
 
 def _split(folder: Path, listing: str, limit: int | None) -> tuple[torch.Tensor, torch.Tensor]:
     if not (folder / listing).is_file():
-        raise DataNotFound(
-            f"{folder / listing} is missing; see nas-workbook data fetch part_labels"
-        )
+        advice = "see nas-workbook data fetch part_labels"
+        raise DataNotFound(f"{folder / listing} is missing; {advice}")
     lines = (folder / listing).read_text(encoding="utf-8").splitlines()
     people = [line.split() for line in lines if line.strip()]
     people = people[: limited(limit, len(people))]
@@ -75,15 +68,7 @@ def _split(folder: Path, listing: str, limit: int | None) -> tuple[torch.Tensor,
 
 def _pixels(path: Path) -> np.ndarray:
     """RGB `[250, 250, 3]` of a picture file."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as picture:
-            pixels = np.asarray(picture.convert("RGB"))
-    except FileNotFoundError as error:
-        raise DataNotFound(f"{path} is missing, but the lists of part_labels name it") from error
-    except (UnidentifiedImageError, OSError) as error:
-        raise CorruptData(f"{path} is not a readable picture; replace it") from error
+    pixels = read_picture(path, "RGB")
     if pixels.shape != (SIDE, SIDE, 3):
         raise CorruptData(f"{path} is {pixels.shape[1]}×{pixels.shape[0]}, not {SIDE}×{SIDE}")
     return pixels

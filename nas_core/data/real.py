@@ -48,17 +48,11 @@ class Images(NamedTuple):
 
 
 def read_images(name: str, root: str | Path | None = None, *, check: bool = True) -> Images:
-    """One of torchvision's sets as it was published, never downloaded.
+    """One of torchvision's sets as it was published, never downloaded; `root` as for `data_root`.
 
-    DTD is partition 1, its training and validation images joined, made 32×32.
-
-    Args:
-        root: see `data_root`.
-        check: compare the published md5 sums first.
-
-    Raises:
-        DataNotFound: when files are missing; names the command that fetches them.
-        CorruptData: when a file's checksum is not the published one, or it cannot be read.
+    DTD is partition 1, its training and validation images joined, made 32×32. Raises `DataNotFound`
+    when files are missing, and `CorruptData` when one cannot be read or, with `check`, its md5 sum
+    is not the published one.
     """
     from torchvision import datasets
 
@@ -126,11 +120,8 @@ def fetch_real(name: str, root: Path) -> None:
     """Download one of `SETS` below `root`; nothing is done where it is there already.
 
     The files arrive in a hidden folder, are checked there, and take their names in one step each:
-    what has its name is whole.
-
-    Raises:
-        CorruptData: when what arrives, or what is there already, is not what was published.
-        OSError: when `root` cannot be written.
+    what has its name is whole. Raises `CorruptData` when what arrives, or what is there already, is
+    not what was published, and `OSError` when `root` cannot be written.
     """
     spec = SETS[name]
     if not spec.missing(root):

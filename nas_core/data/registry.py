@@ -18,19 +18,15 @@ from nas_core.data.places import FILES, SETS, by_hand_is_here, data_root
 from nas_core.data.real import fetch_real, known, load_real
 
 # Need no files: (size, train_limit, seed) -> Dataset.
-EMBEDDED: dict[str, Callable[[int | None, int | None, int], Dataset]] = {
-    "digits": digits,
-    "colour_shapes": colour_shapes,
-    "faces": faces,
-    "curves": curves,
-}
+EMBEDDED: dict[str, Callable[[int | None, int | None, int], Dataset]]
+EMBEDDED = {"digits": digits, "colour_shapes": colour_shapes, "faces": faces, "curves": curves}
 # Read from the data root: (root, train_limit, seed) -> Dataset.
 REAL: dict[str, Callable[[Path, int | None, int], Dataset]] = {
     **{name: partial(load_real, name) for name in SETS if name not in FILES},
     "part_labels": part_labels,
     **{name: partial(mask_folder, name) for name in LAYOUTS},
 }
-# Have no loader that downloads them: what says how to get them.
+# Sets that are not downloaded: functions that raise `DataNotFound` with what to put where.
 ADVICE: dict[str, Callable[[Path], None]] = {
     "part_labels": fetch_part_labels,
     **{name: partial(by_hand, name) for name in LAYOUTS},
@@ -53,22 +49,16 @@ def load(
 ) -> Dataset:
     """A data set by name, as tensors on `device`; never downloads.
 
-    Args:
-        root: see `data_root`; only real sets need one.
-        size: height and width, for embedded sets that come in several.
-        train_limit: keep that many training examples (stratified).
-        seed: of the division into training and validation examples, and of procedural sets.
-
-    Raises:
-        ValueError: for an unknown name, size or limit.
-        DataNotFound, CorruptData: see `read_images`.
+    Real sets lie in `root` (see `data_root`); `size` is the side of embedded images that come in
+    several; `train_limit` keeps that many training examples (stratified); `seed` decides the
+    validation examples and what is drawn. Raises `ValueError` for an unknown name, size or limit,
+    and what `read_images` does.
     """
     if name in EMBEDDED:
         return EMBEDDED[name](size, train_limit, seed).to(device)
     if name in FILES:
-        raise ValueError(
-            f"{name} is no set of single examples; chapters {FILES[name].chapters} read it"
-        )
+        readers = f"chapters {FILES[name].chapters} read it"
+        raise ValueError(f"{name} is no set of single examples; {readers}")
     known(name, available())
     if size is not None:
         raise ValueError(f"size is {size}; {name} comes in one size only")
@@ -76,14 +66,10 @@ def load(
 
 
 def fetch(name: str, root: str | Path | None = None) -> Path:
-    """Download a real data set into the data root (the only function that uses the network).
+    """Download a real data set into the data root, which is returned; nothing for embedded sets.
 
-    Returns:
-        The root; for an embedded set nothing is done.
-
-    Raises:
-        ValueError: for an unknown name.
-        DataNotFound: where the download fails, or the set must be fetched by hand.
+    The only function that uses the network. Raises `ValueError` for an unknown name, `DataNotFound`
+    where the download fails or the set must be fetched by hand.
     """
     folder = data_root(root)
     if name not in EMBEDDED:
