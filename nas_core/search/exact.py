@@ -81,11 +81,10 @@ def baseline_of(values: Tensor, baseline: str) -> Tensor | float:
     "mean" contains the sample it is used for, which shrinks the estimate by (B − 1) / B; "others"
     does not, and is unbiased.
     """
-    if baseline not in ("none", "mean", "others"):
-        raise ValueError(f"baseline {baseline!r} is unknown; use 'none', 'mean' or 'others'")
+    known = baseline in ("none", "mean", "others")
+    require(known, "baseline", baseline, "'none', 'mean' or 'others'")
     if baseline == "others":
-        if len(values) < 2:
-            raise ValueError("baseline 'others' needs at least 2 samples")
+        require(len(values) >= 2, "number of samples", len(values), "at least 2 for 'others'")
         return (values.sum() - values) / (len(values) - 1)
     return values.mean() if baseline == "mean" else 0.0
 
@@ -101,10 +100,8 @@ def sampled_gradients(
         baseline: name of D̃, see `baseline_of`.
     """
     how = (sampler, objective, samples, baseline, generator)
-    logits = sampler.logits
-    return torch.stack(
-        [torch.autograd.grad(_sampled_loss(*how)[0], logits)[0] for _ in range(repeats)]
-    )
+    losses = (_sampled_loss(*how)[0] for _ in range(repeats))
+    return torch.stack([torch.autograd.grad(loss, sampler.logits)[0] for loss in losses])
 
 
 def _sampled_loss(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,6 @@ class Run:
     seed: int
     versions: dict[str, str]
     interrupted: bool = False  # Ctrl-C came before the last epoch
-    extra: dict[str, Any] = field(default_factory=dict)  # whatever the caller wants to keep
 
     @property
     def meets_budget(self) -> bool:

@@ -210,28 +210,24 @@ def gaussian_process(seen: np.ndarray, values: np.ndarray, ask: np.ndarray) -> n
 
     centre, scale = values.mean(), values.std() + 1e-9
     across = kernel(seen, ask)
-    solved = np.linalg.solve(
-        kernel(seen, seen) + 0.1 * np.eye(len(seen)),
-        np.column_stack([(values - centre) / scale, across]),
-    )
+    wanted = np.column_stack([(values - centre) / scale, across])
+    solved = np.linalg.solve(kernel(seen, seen) + 0.1 * np.eye(len(seen)), wanted)
     mean = across.T @ solved[:, 0]
     variance = 1 - (across * solved[:, 1:]).sum(0)
     return np.stack([centre + scale * mean, scale * np.sqrt(np.maximum(variance, 1e-9))])
 
 
-def bayesian_optimisation(
-    problem: Problem, seed: int = 0, warm_up: int = 8, candidates: int = 256
-) -> None:
+def bayesian_optimisation(problem: Problem, seed: int = 0) -> None:
     """Fit a Gaussian process to the results, train where the expected improvement is largest."""
     rng = random.Random(seed)
     seen: dict[Cell, float] = {}
     while True:
-        if len(seen) < warm_up:
+        if len(seen) < 8:
             cell = problem.random_cell(rng)
         else:
             best = max(seen, key=lambda c: seen[c])
-            pool = {problem.random_cell(rng) for _ in range(candidates)}
-            pool |= {problem.mutate(best, rng) for _ in range(candidates // 8)}
+            pool = {problem.random_cell(rng) for _ in range(256)}
+            pool |= {problem.mutate(best, rng) for _ in range(32)}
             ask = sorted(pool - set(seen))
             known, values = np.array(list(seen)), np.array(list(seen.values()))
             mean, std = gaussian_process(known, values, np.array(ask))

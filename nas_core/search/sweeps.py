@@ -395,17 +395,14 @@ def _on_this_machine(fn: Callable, payload: bytes, workers: int) -> Iterator[Eng
 
 def _begin(payload: bytes, parent: int) -> None:
     _follow(parent)
-    sys.modules["_sweep"] = SimpleNamespace(payload=payload)  # type: ignore[assignment]
+    # Once per process, so that caches of the function survive; if it fails, the trial does.
+    fn = functools.cache(lambda: cloudpickle.loads(payload))
+    sys.modules["_sweep"] = SimpleNamespace(fn=fn)  # type: ignore[assignment]
 
 
 def _run(config: dict[str, Any]) -> dict[str, Any]:
-    def fn(**config: Any) -> Any:
-        kept: Any = sys.modules["_sweep"]
-        if not hasattr(kept, "fn"):  # once per process, so that caches of the function survive
-            kept.fn = cloudpickle.loads(kept.payload)
-        return kept.fn(**config)
-
-    return run_trial(fn, config)
+    kept: Any = sys.modules["_sweep"]
+    return run_trial(lambda **values: kept.fn()(**values), config)
 
 
 def _follow(parent: int) -> None:

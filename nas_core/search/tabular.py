@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,9 +66,8 @@ class CellTable:
         """A table of `benchmarks/cell_table.py`; by default the one in the book's `data/tables`."""
         path = Path(path or _SHIPPED)
         if not path.is_file():
-            raise FileNotFoundError(
-                f"no table at {path}; make one: python benchmarks/cell_table.py --out {path}"
-            )
+            make = f"python benchmarks/cell_table.py --out {path}"
+            raise FileNotFoundError(f"no table at {path}; make one: {make}")
         frame = pd.read_csv(path, dtype={"cell": str})
         about = json.loads(path.with_name(f"{path.name.split('.')[0]}.json").read_text("utf-8"))
         training, seeds = about["training"], about["seeds"]
@@ -100,13 +98,17 @@ class CellTable:
     def _by_function(self) -> dict[str | None, int]:
         return {self.space.function(cell): n for n, cell in enumerate(self.cells)}
 
-    def accuracy(self, cell: Cell, **of: Any) -> float:
-        """Accuracy of a cell; `split`, `epochs` and `seed` as for `seedwise`."""
-        return float(self.seedwise(**of)[self.row(cell)].mean())
+    def accuracy(
+        self, cell: Cell, split: str = "val", epochs: int | None = None, seed: int | None = None
+    ) -> float:
+        """Accuracy of a cell, as for `seedwise`; the mean over the seeds if none is given."""
+        return float(self.seedwise(split, epochs, seed)[self.row(cell)].mean())
 
-    def accuracies(self, **of: Any) -> np.ndarray:
+    def accuracies(
+        self, split: str = "val", epochs: int | None = None, seed: int | None = None
+    ) -> np.ndarray:
         """`accuracy` of every row, `[N]`."""
-        return self.seedwise(**of).mean(1)
+        return self.seedwise(split, epochs, seed).mean(1)
 
     def seedwise(
         self, split: str = "val", epochs: int | None = None, seed: int | None = None
@@ -137,9 +139,11 @@ class CellTable:
             raise ValueError(f"no cell has at most {max_macs:g} macs; {cheapest}")
         return within
 
-    def best(self, *, split: str = "test", max_macs: float | None = None, **of: Any) -> Cell:
+    def best(
+        self, *, split: str = "test", epochs: int | None = None, max_macs: float | None = None
+    ) -> Cell:
         """The cell with the highest mean accuracy, within a budget of multiply-adds if given."""
-        values = self.accuracies(split=split, **of)
+        values = self.accuracies(split, epochs)
         return self.cells[int(np.nanargmax(np.where(self.affordable(max_macs), values, np.nan)))]
 
 
@@ -175,10 +179,7 @@ def load_nasbench201(
     if latency is not None:
         times = pd.read_csv(latency, index_col="index").reindex(frame["index"])
         if device not in times or times[device].isna().any():
-            raise ValueError(
-                f"{latency} has no {device!r} for every cell; there are {', '.join(times)}"
-            )
+            there = f"there are {', '.join(times)}"
+            raise ValueError(f"{latency} has no {device!r} for every cell; {there}")
         about["latency_ms"] = times[device].to_numpy()
-    return CellTable(
-        f"nasbench201-{data}", space, cells, accuracy, about, provenance={"file": str(path)}
-    )
+    return CellTable(f"nasbench201-{data}", space, cells, accuracy, about, {"file": str(path)})

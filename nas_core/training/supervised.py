@@ -91,8 +91,8 @@ def make_optimizer(
 
 def step_lr(lr: float, epoch: int, milestones: Sequence[int], factor: float = 0.1) -> float:
     """`lr` times `factor` for every milestone that `epoch` has reached."""
-    increasing = list(milestones) == sorted(set(milestones))
-    require(increasing, "milestones", tuple(milestones), "increasing")
+    milestones = tuple(milestones)
+    require(milestones == tuple(sorted({*milestones})), "milestones", milestones, "increasing")
     return lr * factor ** sum(epoch >= m for m in milestones)
 
 
@@ -276,5 +276,4 @@ def accuracy(model: Callable[[Tensor], Tensor], data: TensorData, batch_size: in
 
 def _check_targets(data: TensorData) -> None:
     if data.y.is_floating_point():
-        needed = "a classifier needs whole numbers: pass y.long()"
-        raise ValueError(f"targets are {data.y.dtype}; {needed}")
+        raise ValueError(f"targets are {data.y.dtype}; whole numbers are needed: y.long()")

@@ -183,8 +183,7 @@ def _class_numbers(y: Tensor) -> Tensor:
     if y.dim() == 2:
         one_hot = ((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all()
         if y.shape[1] != 1 and not one_hot:
-            wanted = "give class numbers [N] or maps [N, H, W]"
-            raise ValueError(f"y is {list(y.shape)} and not one-hot; {wanted}")
+            raise ValueError(f"y is {list(y.shape)}, not one-hot; give [N] or maps [N, H, W]")
         y = y[:, 0] if y.shape[1] == 1 else y.argmax(1)
     return y if y.is_floating_point() else y.long()
 
