@@ -233,16 +233,12 @@ def _checked_budget(supernet: SuperNetwork, cost: Cost, budget: float, seed: int
     """Profile of the space; refuses a budget that provably no architecture can meet."""
     training.require(math.isfinite(budget), "budget", budget, "a finite number")
     profile = profile_space(supernet.graph, cost, seed=seed)
-    unit = getattr(cost, "unit", "")
+    most = f"costs at most {budget:.6g} {getattr(cost, 'unit', '')}".rstrip()
+    least = f"the cheapest costs {profile.cheapest:.6g}"
     if profile.satisfiable(budget) is False:
-        raise ValueError(
-            f"no architecture of {supernet.graph.name} costs at most {budget:.6g} {unit}: "
-            f"the cheapest costs {profile.cheapest:.6g}; raise the budget to that or more"
-        )
+        advice = "raise the budget to that or more"
+        raise ValueError(f"no architecture of {supernet.graph.name} {most}: {least}; {advice}")
     if profile.satisfiable(budget) is None:
-        remark = (
-            f"no architecture that was tried costs at most {budget:.6g} {unit} (the cheapest: "
-            f"{profile.cheapest:.6g}); the search may not meet the budget"
-        )
+        remark = f"no architecture that was tried {most} ({least}); the search may not meet it"
         warnings.warn(remark, SearchWarning, stacklevel=3)
     return profile

@@ -222,12 +222,12 @@ def bayesian_optimisation(problem: Problem, seed: int = 0) -> None:
     rng = random.Random(seed)
     seen: dict[Cell, float] = {}
     while True:
-        if len(seen) < 8:
+        if len(seen) < 8:  # warm-up
             cell = problem.random_cell(rng)
         else:
             best = max(seen, key=lambda c: seen[c])
             pool = {problem.random_cell(rng) for _ in range(256)}
-            pool |= {problem.mutate(best, rng) for _ in range(32)}
+            pool |= {problem.mutate(best, rng) for _ in range(32)}  # near the best, too
             ask = sorted(pool - set(seen))
             known, values = np.array(list(seen)), np.array(list(seen.values()))
             mean, std = gaussian_process(known, values, np.array(ask))
