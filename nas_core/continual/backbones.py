@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nas_core.spaces.layers import conv_bn
 from nas_core.supernet import count_macs, count_params
+from nas_core.training import require
 
 
 class Head(nn.Module):
@@ -79,9 +80,8 @@ class Backbone:
         with torch.random.fork_rng(devices=[]):  # counting must not change the global generator
             blocks = self.path(10)
         for block in blocks:
-            macs, out = count_macs(block, shape)
-            rows.append((count_params(block), macs, out))
-            shape = out
+            macs, shape = count_macs(block, shape)
+            rows.append((count_params(block), macs, shape))
         return rows
 
     params = property(lambda self: [row[0] for row in self._profile], doc="Table 5.3, per block")
@@ -108,23 +108,16 @@ def _conv(inputs: int, outputs: int, kernel: int, pool: int) -> nn.Module:
 def resnet(width: int = 64, size: int = 32, *, modules: int = 7, in_channels: int = 3) -> Backbone:
     """The ResNet of the CTrL experiments: `width` channels everywhere (table 5.3b).
 
-    `modules` may be 10 or 3 for the ablation of section 5.6.5: the same layers cut finer (every
-    pair of residual blocks is split) or coarser (neighbours are merged).
+    With 10 or 3 modules (section 5.6.5) the same layers are cut finer or coarser.
     """
-
-    def part(*strides: int, stem: int = 0) -> Callable[[], nn.Module]:
-        return partial(_blocks, width, strides, stem)
-
-    stem = part(stem=in_channels)
-    cuts = {
-        3: (part(1, 1, 2, 1, stem=in_channels), part(2, 1, 2, 1)),
-        7: (stem, part(1, 1), part(2, 1), part(2, 1), part(2), part(1)),
-        10: (stem, *(part(s) for s in (1, 1, 2, 1, 2, 1, 2, 1))),
-    }
-    if modules not in cuts:
-        raise ValueError(f"modules is {modules}; the ResNet can be cut into 3, 7 or 10")
+    strides: dict[int, tuple[tuple[int, ...], ...]]  # of the blocks in each module
+    strides = {3: ((1, 1, 2, 1), (2, 1, 2, 1)), 7: ((), (1, 1), (2, 1), (2, 1), (2,), (1,))}
+    strides[10] = ((), *((s,) for s in (1, 1, 2, 1, 2, 1, 2, 1)))
+    require(modules in strides, "modules", modules, "3, 7 or 10")
+    stems = (in_channels, *[0] * (len(strides[modules]) - 1))
+    layers = tuple(partial(_blocks, width, *a) for a in zip(strides[modules], stems, strict=True))
     name = f"resnet{width}" + ("" if modules == 7 else f"/{modules}")
-    return Backbone(name, cuts[modules], width, (in_channels, size, size), pool=True)
+    return Backbone(name, layers, width, (in_channels, size, size), pool=True)
 
 
 def mlp(inputs: int | tuple[int, ...] = 784, hidden: int = 1000, *, depth: int = 2) -> Backbone:
@@ -146,8 +139,7 @@ def alexnet(width: float = 1.0, size: int = 32) -> Backbone:
         side = side - kernel + 1
         pool = 2 if side >= 2 else 1  # maps of one pixel are not pooled
         side //= pool
-        if side < 1:
-            raise ValueError(f"images of side {size} are too small; AlexNet needs at least 15")
+        require(side >= 1, "size", size, "at least 15 for AlexNet")
         layers.append(partial(_conv, channels[i], channels[i + 1], kernel, pool))
     flat = channels[-1] * side * side
     layers += [partial(_linear, flat, hidden), partial(_linear, hidden, hidden)]

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
+from nas_core.training import require
+
 SPLITS = ("train", "val", "test")
 DIGITS = tuple("0123456789")
 SHAPES = ("disc", "square", "triangle", "ring", "cross", "star", "moon", "hourglass", "bars", "el")
@@ -26,15 +28,10 @@ TEXTURES = ("banded", "striped", "diagonal", "chequered", "dotted",
 # Backgrounds of the rainbow digits, RGB: pure colours, as CTrL has them. Each saturates a channel.
 RAINBOW = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0)}
 
-CLASSES: dict[str, tuple[str, ...]] = {
-    "digits": DIGITS,
-    "rainbow_digits": DIGITS,
-    "wild_digits": DIGITS,
-    "clothes": CLOTHES,
-    "textures": TEXTURES,
-    "objects": SHAPES,
-    "many_objects": tuple(f"{hue} {shape}" for shape in SHAPES for hue in HUES),
-}
+CLASSES: dict[str, tuple[str, ...]]
+CLASSES = dict.fromkeys(("digits", "rainbow_digits", "wild_digits"), DIGITS)
+CLASSES |= {"clothes": CLOTHES, "textures": TEXTURES, "objects": SHAPES}
+CLASSES["many_objects"] = tuple(f"{hue} {shape}" for shape in SHAPES for hue in HUES)
 
 
 def draw_family(
@@ -44,12 +41,10 @@ def draw_family(
 
     Splits share no handwritten digit and no random draw. Rainbow digits are white until `paint`.
     """
-    if family not in CLASSES:
-        raise ValueError(f"family {family!r} is unknown; choose one of {', '.join(CLASSES)}")
-    if split not in SPLITS:
-        raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
-    if per_class < 1 or not 8 <= size <= 64:
-        raise ValueError(f"per_class is {per_class} (at least 1) and size {size} (8 to 64 pixels)")
+    require(family in CLASSES, "family", family, f"one of {', '.join(CLASSES)}")
+    require(split in SPLITS, "split", split, f"one of {', '.join(SPLITS)}")
+    require(per_class >= 1, "per_class", per_class, "at least 1")
+    require(8 <= size <= 64, "size", size, "8 to 64 pixels")
     digest = hashlib.sha256(f"{family}/{split}/{seed}".encode()).digest()
     g = torch.Generator().manual_seed(int.from_bytes(digest[:6], "little"))
     y = torch.arange(len(CLASSES[family])).repeat(per_class)
@@ -62,8 +57,9 @@ def paint(digits: Tensor, background: int) -> Tensor:
 
     The background's channel is 255 everywhere, which no normalisation per task can undo.
     """
-    if not 0 <= background < len(RAINBOW):
-        raise ValueError(f"background is {background}; there are colours 0…{len(RAINBOW) - 1}")
+    require(
+        0 <= background < len(RAINBOW), "background", background, f"a colour 0…{len(RAINBOW) - 1}"
+    )
     colour = torch.tensor(list(RAINBOW.values())[background]).view(1, 3, 1, 1)
     return (digits + (255 - digits) * colour).round().to(torch.uint8)
 
@@ -74,8 +70,7 @@ def _digit_bank() -> dict[str, list[Tensor]]:
     from sklearn.datasets import load_digits
 
     raw = load_digits()
-    images = torch.from_numpy(raw.images).float() / 16
-    labels = torch.from_numpy(raw.target)
+    images, labels = torch.from_numpy(raw.images).float() / 16, torch.from_numpy(raw.target)
     bank: dict[str, list[Tensor]] = {split: [] for split in SPLITS}
     for c in range(10):
         own = images[labels == c]
@@ -92,8 +87,7 @@ def _strokes(y: Tensor, size: int, split: str, g: torch.Generator, spread: float
     ink = torch.empty(len(y), 8, 8)
     for c in range(10):
         rows = (y == c).nonzero().flatten()
-        # Every digit once before any is used twice.
-        rounds = -(-len(rows) // len(bank[c]))
+        rounds = -(-len(rows) // len(bank[c]))  # every digit once before any is used twice
         order = torch.cat([torch.randperm(len(bank[c]), generator=g) for _ in range(rounds)])
         ink[rows] = bank[c][order[: len(rows)]]
     turn = (torch.rand(len(y), generator=g) - 0.5) * 0.3 * spread
@@ -160,8 +154,7 @@ def _soft(inside: Tensor, size: int) -> Tensor:
 def _shape(k: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """Field of shape k (number in `SHAPES`): positive inside, about the distance to the edge."""
     r, angle = torch.hypot(u, v), torch.atan2(v, u)
-    a, b = u.abs(), v.abs()
-    box = _or(a, b)
+    a, b, box = u.abs(), v.abs(), _or(u.abs(), v.abs())
     fields = [
         lambda: 0.8 - r,
         lambda: 0.72 - box,
@@ -233,10 +226,11 @@ def _clothes(y: Tensor, size: int, split: str, g: torch.Generator) -> Tensor:
         lambda: _or(box(-0.7 + w[0], 0.7 - w[0], -0.1, 0.75), _and(handle, 0.1 - v)),
         lambda: _or(box(-0.1, 0.5, -0.85, 0.55), box(-0.75 + w[0], 0.5, 0.1, 0.55), sole),
     ]
-    field = _by_class(y, silhouettes, u)
     cloth = interpolate(torch.rand(n, 1, 4, 4, generator=g), size=size, mode="bilinear")
     grey = 0.45 + 0.3 * torch.rand(n, 1, 1, generator=g) + 0.3 * (cloth.squeeze(1) - 0.5)
-    x = _soft(field, size) * grey + 0.03 * torch.randn(n, size, size, generator=g)
+    x = _soft(_by_class(y, silhouettes, u), size) * grey + 0.03 * torch.randn(
+        n, size, size, generator=g
+    )
     return x.unsqueeze(1).expand(-1, 3, -1, -1)
 
 
@@ -266,7 +260,5 @@ def _textures(y: Tensor, size: int, split: str, g: torch.Generator) -> Tensor:
     return x + 0.08 * torch.randn(n, 3, size, size, generator=g)
 
 
-_many = partial(_objects, many=True)
-_KINDS: tuple[Callable[..., Tensor], ...]  # in the order of CLASSES
-_KINDS = (_digits, _digits, _wild, _clothes, _textures, _objects, _many)
-_DRAW = dict(zip(CLASSES, _KINDS, strict=True))
+_KINDS = (_digits, _digits, _wild, _clothes, _textures, _objects, partial(_objects, many=True))
+_DRAW: dict[str, Callable[..., Tensor]] = dict(zip(CLASSES, _KINDS, strict=True))

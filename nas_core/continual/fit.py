@@ -39,10 +39,8 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         if min(self.lr, default=0) <= 0 or min(self.weight_decay, default=-1) < 0:
-            raise ValueError(
-                f"lr is {self.lr} and weight_decay {self.weight_decay}; give at least one value "
-                "each, of lr above 0 and of weight_decay at least 0"
-            )
+            given = f"lr is {self.lr} and weight_decay {self.weight_decay}"
+            raise ValueError(f"{given}; give values of lr above 0, of weight_decay at least 0")
         positive = ("batch_size", "max_steps", "patience", "eval_every", "processes")
         for name, least in {**dict.fromkeys(positive, 1), "val_copies": 0}.items():
             if getattr(self, name) < least:
@@ -137,14 +135,9 @@ def fit(
 
     Each candidate is left in its best state and in eval mode. One whose loss is not finite stops
     at once, with a validation accuracy of −1; `Diverged` is raised when no candidate is left.
-
-    Args:
-        candidates: the trainable modules of each; they must not share parameters.
-        losses: `(x, y, active)` → one scalar loss per active candidate.
-        scores: `(data, which)` → accuracy on `data` of each of these candidates.
-        batches: default are those of the training split.
-        before_step, after_step: called just before and just after the optimizer's update.
-        latest: of states with the same validation accuracy keep the last one and not the first.
+    Candidates share no parameters. `losses(x, y, active)` gives a scalar loss per active candidate,
+    `scores(data, which)` the accuracy of each. `before_step` and `after_step` frame the optimizer's
+    update. With `latest` the last of equally accurate states is kept, and not the first.
     """
     task, count, meter = trial.task, len(candidates), Meter()
     groups = [{"params": list(c.parameters())} for c in candidates]
@@ -188,10 +181,8 @@ def fit(
             diverged |= {c for c, ok in zip(active, finite, strict=True) if not ok}
             active = [c for c in active if c not in diverged]
     if len(diverged) == count:
-        error = Diverged(
-            f"the loss is not finite at step {step} of {task.name} with lr {trial.lr:g}; "
-            "take smaller learning rates into the grid"
-        )
+        where = f"at step {step} of {task.name} with lr {trial.lr:g}"
+        error = Diverged(f"the loss is not finite {where}; take smaller learning rates")
         error.macs = round(meter.macs)
         raise error
     reports = []

@@ -63,10 +63,8 @@ class Library(nn.Module):
                 new.append(self.put(layer, owner, self.backbone.block(layer, way), way))
         made = self._made[self.key(len(path) - 1, path[-1])]
         if made != way:
-            raise ValueError(
-                f"a task with {way} classes cannot use a head for {made}; choose a learner with "
-                "one head per task"
-            )
+            heads = f"a task with {way} classes cannot use a head for {made}"
+            raise ValueError(f"{heads}; choose a learner with one head per task")
         self.paths.append(tuple(path))
         self.ways.append(way)
         return new
@@ -99,9 +97,8 @@ class Library(nn.Module):
     def graph(self) -> tuple[Graph, Tensor]:
         """The graph of all paths (figs. 5.18–5.19) and the mask `[T, E]` of every task's path.
 
-        A module is an edge, once per place where tasks use it; dashed "select" edges lead from a
-        head to the output of its task. An edge's kind is the task that brought it, or, with more
-        than five tasks, a group of tasks.
+        A module is an edge at each place of use; "select" edges lead from a head to its task's
+        output. The kind is the task that brought it, or, with more than five, a group of tasks.
         """
         params, macs = self.backbone.params, self.backbone.macs
         edges: dict[tuple[str, str], EdgeInfo] = {}  # by source and target
@@ -118,8 +115,7 @@ class Library(nn.Module):
                 first = owner // group * group + 1
                 kind = f"task {first}" if group == 1 else f"tasks {first}–{first + group - 1}"
                 kind = "head" if layer == len(path) - 1 else kind
-                edge = EdgeInfo(name, *ends, kind, "", macs[layer], params[layer])
-                edges.setdefault(ends, edge)
+                edges.setdefault(ends, EdgeInfo(name, *ends, kind, "", macs[layer], params[layer]))
             names = (f"select t{task + 1}", f"t{task + 1}→out")
             for name, ends in zip(names, used[-1][-2:], strict=True):
                 edges[ends] = EdgeInfo(name, *ends, "select", "", 0, 0)

@@ -19,7 +19,7 @@ import torch
 from nas_core.continual.learners.base import Learner, plain, refuse_difference
 from nas_core.continual.streams import Stream, Task
 from nas_core.search.sweeps import map_trials
-from nas_core.training import accuracy, load_checkpoint, progress_bar, save_atomic
+from nas_core.training import accuracy, load_checkpoint, progress_bar, require, save_atomic
 
 VERSION = 3  # raise it when the same settings give other numbers, or files of another form
 
@@ -56,8 +56,7 @@ def transfer(accuracy, alone: float) -> float:
 
     Equation 5.3; `alone` is measured after learning the last task as the only one.
     """
-    if not 0 <= alone <= 1:
-        raise ValueError(f"alone is {alone}; it is an accuracy in [0, 1]")
+    require(0 <= alone <= 1, "alone", alone, "an accuracy in [0, 1]")
     return float(_square(accuracy)[-1, -1] - alone)
 
 
@@ -66,8 +65,7 @@ def learning_curve_area(curves: Sequence[Sequence[float]], beta: int = 5) -> flo
 
     `curves` holds per task the accuracies after 0, 1, 2, … batches, at least β + 1 of them.
     """
-    if beta < 0:
-        raise ValueError(f"beta is {beta}; it must be at least 0")
+    require(beta >= 0, "beta", beta, "at least 0")
     if not len(curves) or any(len(curve) < beta + 1 for curve in curves):
         raise ValueError(f"LCA@{beta} needs {beta + 1} accuracies for every task")
     return float(np.mean([np.mean(curve[: beta + 1]) for curve in curves]))
@@ -101,8 +99,7 @@ class StreamRun:
     def summary(self) -> dict[str, Any]:
         """The columns of the thesis' tables."""
         out: dict[str, Any] = {"stream": self.stream.name, "learner": self.learner.name}
-        out["A"] = average_accuracy(self.accuracy)
-        out["F"] = forgetting(self.accuracy)
+        out |= {"A": average_accuracy(self.accuracy), "F": forgetting(self.accuracy)}
         out["memory_mb"] = megabytes(self.learner.total_memory())
         out["training_gmacs"] = sum(row["macs"] for row in self.rows) / 1e9
         if self.alone is not None:
@@ -120,16 +117,11 @@ def run_stream(
     learner: Learner, stream: Stream, *, alone: float | None = None, beta: int | None = 5,
     full_matrix: bool = False, checkpoint: str | Path | None = None, progress: bool | str = False,
 ) -> StreamRun:  # fmt: skip
-    """Learn the tasks of a stream in order and measure.
+    """Learn the tasks of a stream in order and measure; `full_matrix`: all past tasks each time.
 
-    Args:
-        alone: accuracy of a new learner of the same kind on `stream.only(len(stream) - 1)`, for
-            T(S), eq. 5.3.
-        beta: record test accuracy after the first 0…beta batches of each task; None saves time.
-        full_matrix: measure every past task after every task, not only what A and F need.
-        checkpoint: file that is written after every task; a run that finds it goes on from there,
-            or raises `ValueError` with both values if stream, learner, option, seed or training
-            is another.
+    `alone` is a new learner's accuracy on `stream.only(len(stream) - 1)`, for T(S), eq. 5.3. With
+    `beta`, test accuracy is recorded after 0…beta batches of each task. A run goes on from its
+    `checkpoint`, written after every task, or raises `ValueError` if a setting differs.
     """
     count = len(stream)
     run = StreamRun(learner, stream, np.full((count, count), np.nan), alone=alone, beta=beta)
@@ -140,10 +132,8 @@ def run_stream(
         "full_matrix": full_matrix, **config, **learner.identity(),
     }  # fmt: skip
     if learner.seen:
-        raise ValueError(
-            f"{learner.name} has already learnt {learner.seen} tasks; a run starts with a new "
-            "learner, and goes on from its checkpoint"
-        )
+        known = f"{learner.name} has already learnt {learner.seen} tasks"
+        raise ValueError(f"{known}; a run starts with a new learner, or from its checkpoint")
     if checkpoint is not None and Path(checkpoint).exists():
         _resume(run, load_checkpoint(checkpoint), identity, str(checkpoint))
     start = learner.seen
@@ -179,10 +169,9 @@ def _resume(run: StreamRun, state: dict[str, Any], wanted: dict[str, Any], file:
     matrix, seen = np.asarray(state["accuracy"]), state["learner"]["seen"]
     sizes = [len(state[name]) for name in _LISTS]
     if matrix.shape != run.accuracy.shape or sizes != [seen] * 3:
-        raise ValueError(
-            f"the run in {file} has accuracies {list(matrix.shape)} and {sizes} rows, curves and "
-            f"details for {seen} tasks; {list(run.accuracy.shape)} and {seen} of each are needed"
-        )
+        found = f"accuracies {list(matrix.shape)} and {sizes} rows, curves and details"
+        needed = f"{list(run.accuracy.shape)} and {seen} of each are needed"
+        raise ValueError(f"the run in {file} has {found} for {seen} tasks; {needed}")
     run.learner.load_state_dict(state["learner"])
     run.accuracy[:] = matrix
     for name in _LISTS:
@@ -200,10 +189,8 @@ def check_input_shift(learner: Learner, stream: Stream, least: float = 0.05) -> 
         raise ValueError(f"{stream.name}: the last task has other labels than the first")
     own, shifted = (_tested(learner, task, 0) for task in (first, last))
     if shifted > own - least:
-        raise ValueError(
-            f"{stream.name}: the network of {first.name} has {own:.3f} there and, unchanged, "
-            f"{shifted:.3f} on {last.name}: the change of inputs asks nothing of a learner"
-        )
+        found = f"the network of {first.name} has {own:.3f} there, {shifted:.3f} on {last.name}"
+        raise ValueError(f"{stream.name}: {found}: the change asks nothing of a learner")
     return own, shifted
 
 
@@ -212,8 +199,7 @@ def tune_stream(
 ) -> tuple[float, pd.DataFrame]:
     """Choose a constraint strength for the whole stream, as the † rows of the thesis do.
 
-    `make` turns a value into a learner. Returns the value with the best mean validation accuracy
-    after the last task, and the table.
+    Returns the value whose learner has the best final mean validation accuracy, and the table.
     """
 
     def score(value: float) -> float:

@@ -17,6 +17,7 @@ from torch.nn.functional import interpolate
 
 from nas_core.continual.families import CLASSES, SPLITS, draw_family
 from nas_core.data import DataNotFound, data_root, read_images, stratified_order
+from nas_core.training import require
 
 # data set: (its name in CTrL, share of its training images that is kept for validation)
 REAL: dict[str, tuple[str, float]] = {
@@ -37,8 +38,7 @@ def dataset_of(name: str) -> str:
     """The data set with this name in CTrL: `"mnist"` → `"digits"`; `"digits"` is itself."""
     known = _BY_NAME.get(name.replace("-", "_"), _BY_NAME.get(name.replace("-", "")))
     if known is None and name not in REAL:
-        names = ", ".join([*REAL, *_BY_NAME])
-        raise ValueError(f"{name!r} is no data set of CTrL; choose from {names}")
+        raise ValueError(f"{name!r} is no data set of CTrL; choose from {[*REAL, *_BY_NAME]}")
     return known or name
 
 
@@ -120,8 +120,7 @@ def task_source(kind: str, size: int, pool_sizes: Sequence[int], seed: int = 0) 
     pools = (pool_sizes[0], pool_sizes[1], pool_sizes[2])
     if kind == "embedded":
         return Embedded(size, pools, seed)
-    if kind != "real":
-        raise ValueError(f"images {kind!r} are unknown; choose 'embedded' or 'real'")
+    require(kind == "real", "images", kind, "'embedded' or 'real'")
     missing: list[str] = []
     for dataset in REAL:
         try:

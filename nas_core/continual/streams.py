@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nas_core.continual.families import RAINBOW, SPLITS, paint
 from nas_core.continual.sources import Real, TaskSource, dataset_of
-from nas_core.training import Augment, TensorData, derived_seeds
+from nas_core.training import Augment, TensorData, derived_seeds, require
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,10 @@ class TaskSpec:
         if len(set(classes)) != len(classes) or len(classes) < 2:
             raise ValueError(f"a task needs two or more classes, each once; got {classes}")
         if min(self.train, self.val) < len(classes):
-            raise ValueError(
-                f"{self.train} / {self.val} examples for {len(classes)} classes: "
-                "training and validation need at least one of each class"
-            )
-        if self.test_per_class is not None and self.test_per_class < 1:
-            raise ValueError(f"test_per_class is {self.test_per_class}; it must be at least 1")
+            given = f"{self.train} / {self.val} examples for {len(classes)} classes"
+            raise ValueError(f"{given}; both splits need at least one of each class")
+        cap = self.test_per_class
+        require(cap is None or cap >= 1, "test_per_class", cap, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -115,10 +113,8 @@ class Stream:
         parts = {split: self._cut(number, spec, split) for split in SPLITS}
         pixels = parts["train"][0].float() / 255
         mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)).clamp(min=1e-3)
-        data = {
-            split: TensorData(*xy, normalise=(mean.tolist(), std.tolist())).to(self.device)
-            for split, xy in parts.items()
-        }
+        norm = (mean.tolist(), std.tolist())
+        data = {s: TensorData(*xy, normalise=norm).to(self.device) for s, xy in parts.items()}
         if self.augment and spec.pixels is None:
             data["train"].augment = standard_augmentation(pixels.shape[-1])
         return Task(index, f"t{number + 1} {self.source.name(spec.dataset)}", spec, **data)
@@ -143,10 +139,8 @@ class Stream:
             if total is not None:
                 wanted = len(rows) if whole else total // way + (label < total % way)
                 if wanted > len(rows):
-                    raise ValueError(
-                        f"task {number + 1} wants {wanted} {split} images of {name!r}, but "
-                        f"{where} has {len(rows)}; ask for fewer"
-                    )
+                    asked = f"task {number + 1} wants {wanted} {split} images of {name!r}"
+                    raise ValueError(f"{asked}, but {where} has {len(rows)}; ask for fewer")
             picked.append(rows[torch.randperm(len(rows), generator=g)][:wanted])
         x = x[torch.cat(picked)]
         y = torch.cat([torch.full_like(rows, label) for label, rows in enumerate(picked)])
@@ -210,15 +204,11 @@ def ctrl_stream(
 ) -> Stream:  # fmt: skip
     """One of the six CTrL streams (table 5.2): "minus", "plus", "in", "out", "pl" or "long".
 
-    Args:
-        sizes: training and validation totals of "large", "small" and "tiny" tasks; default
-            `THESIS_SIZES` for real images and `EMBEDDED_SIZES` for families; see `long_specs`.
-        tasks: length of the long stream.
-        test_per_class: cap on test images; default all (S^long: 1000, as in appendix A).
-        options: `augment` and `device` of the `Stream`.
+    `sizes` are training and validation totals of "large", "small" and "tiny" tasks: by default
+    `THESIS_SIZES` (real images) or `EMBEDDED_SIZES`. `tasks` is the length of the long stream.
+    `test_per_class` caps test images (default: all; S^long: 1000). `options` are the `Stream`'s.
     """
-    if name not in CTRL:
-        raise ValueError(f"stream {name!r} is unknown; choose one of {', '.join(CTRL)}")
+    require(name in CTRL, "stream", name, f"one of {', '.join(CTRL)}")
     if name == "long":
         cap = 1000 if test_per_class is None else test_per_class
         specs = long_specs(source, seed=seed, sizes=sizes, tasks=tasks, test_per_class=cap)
@@ -230,10 +220,8 @@ def ctrl_stream(
         known = source.classes(dataset)
         picked = known if len(known) == 10 else tuple(rng.choice(known, 10, replace=False).tolist())
         classes.setdefault(dataset, picked)
-    specs = [
-        TaskSpec(dataset, classes[dataset], *chosen[size], test_per_class)
-        for dataset, size in _STRUCTURE[name]
-    ]
+    tabled = _STRUCTURE[name]
+    specs = [TaskSpec(d, classes[d], *chosen[size], test_per_class) for d, size in tabled]
     if name == "in":
         colours = rng.choice(len(RAINBOW), 2, replace=False).tolist()
         specs[0] = replace(specs[0], background=colours[0])
@@ -290,8 +278,7 @@ def check_deranged(before: Sequence[str], after: Sequence[str]) -> None:
 
 def small_fraction(task: int) -> float:
     """Probability that task 1…100 of S^long is small: ½, then ¾ from 34, then 1 from 67."""
-    if task < 1:
-        raise ValueError(f"task is {task}; tasks count from 1")
+    require(task >= 1, "task", task, "at least 1")
     return 0.5 if task <= 33 else 0.75 if task <= 66 else 1.0
 
 
@@ -304,8 +291,7 @@ def long_specs(
     Training and validation totals are 5000 / 2500 (or all there is) and 25 / 15. A stream of fewer
     than 100 tasks runs through the same three phases, only faster.
     """
-    if tasks < 1:
-        raise ValueError(f"tasks is {tasks}; a stream has at least one")
+    require(tasks >= 1, "tasks", tasks, "at least 1")
     chosen = _sizes({"large": (5000, 2500), "small": (25, 15)}, sizes)
     rng = np.random.default_rng([seed, CTRL.index("long")])
     specs = []
