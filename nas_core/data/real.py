@@ -175,8 +175,10 @@ def _unpack(spec: RealSet, folder: Path) -> None:
     _check_sum(
         archive, spec.checksum, "The connection broke off, or the archive has changed; try again."
     )
+    # Python before 3.11.4 has no filters; the checksum has named the content already
+    safe: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
     with tarfile.open(archive) as content:
-        content.extractall(folder / spec.folder, filter="data")
+        content.extractall(folder / spec.folder, **safe)
 
 
 def _check_files(name: str, spec: RealSet, root: Path) -> None:

@@ -24,6 +24,7 @@ _HERE = Path(__file__).parent
 _MARK = "index.html"  # with this comment in its first line the folder is one of ours
 _OURS = "<!-- made by nas-workbook html -->"
 _FORMULA = re.compile(r"(?<![$\\])\$([^$]+)\$")  # in a block of HTML, which Markdown leaves alone
+_FIGURE = "Figure; its numbers are printed beside it"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -96,12 +97,13 @@ def _output(output: NotebookNode) -> str:
         return f"<pre>{html.escape(_ANSI.sub('', chr(10).join(output.traceback)))}</pre>"
     data = output.data
     if "text/html" in data:
-        return str(data["text/html"])
+        # a picture inside a table or panel of a chapter needs words too
+        return re.sub(r"<img (?![^>]*\balt=)", f'<img alt="{_FIGURE}" ', str(data["text/html"]))
     if "image/svg+xml" in data:
         return str(data["image/svg+xml"])
     if "image/png" in data:
         words = str(data.get("text/plain", ""))
-        alt = "Figure; its numbers are printed beside it" if words.startswith("<Figure") else words
+        alt = _FIGURE if words.startswith("<Figure") else words
         picture = str(data["image/png"]).replace("\n", "")
         return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{picture}">'
     if "text/markdown" in data:

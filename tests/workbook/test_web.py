@@ -114,13 +114,13 @@ def test_outputs_solutions_and_links_of_a_cell(tmp_path):
     shown = code("1 < 2")
     shown.outputs = [
         new_output("stream", name="stdout", text="\x1b[31ma < b\x1b[0m\n"),
-        new_output("display_data", {"text/html": "<b>table</b>", "text/plain": "no"}),
+        new_output("display_data", {"text/html": "<b>table</b><img src='a'>", "text/plain": "no"}),
         new_output("display_data", {"image/png": "AAAA\n", "text/plain": 'a "graph"'}),
     ]
     solution = code("# One solution.\nsecret = 1", "solution", jupyter={"source_hidden": True})
     page = small(tmp_path, text("## A `b` $x_1$\n[next](02_b.ipynb#A-b)"), shown, solution)
     assert "<pre>a &lt; b\n</pre>" in page
-    assert "<b>table</b>" in page and "no</pre>" not in page
+    assert "<b>table</b><img alt=" in page and "no</pre>" not in page
     assert 'alt="a &quot;graph&quot;" src="data:image/png;base64,AAAA"' in page
     assert re.search(r"<details><summary>One solution\.</summary>.*secret", page, re.S)
     assert 'href="02_b.html#A-b"' in page
