@@ -57,10 +57,11 @@ def image_dataset(
     shape = splits[0][0].shape[1:]
     half = ((0.5,) * shape[0], (0.5,) * shape[0])
     augments = (augment, None, None)
-    parts = [TensorData(x, y, a, half) for (x, y), a in zip(splits, augments, strict=True)]
+    pairs = zip(splits, augments, strict=True)
+    train, val, test = (TensorData(x, y, a, half) for (x, y), a in pairs)
     maps = splits[0][1].dim() > 1
     task: Literal["classification", "segmentation"] = "segmentation" if maps else "classification"
-    return Dataset(name, *parts, classes, tuple(shape), task, provenance)
+    return Dataset(name, train, val, test, classes, tuple(shape), task, provenance)
 
 
 def drawn_dataset(
