@@ -39,7 +39,7 @@ from nas_core.search import CellTable, grid, sweep
 from nas_core.search.cell_batch import table_data
 from nas_core.search.one_shot import differentiable_search
 from nas_core.spaces.cells import Cell, CellSpace
-from nas_core.training import describe_device, one_thread, pick_device
+from nas_core.training import descend, describe_device, one_thread, pick_device
 from nas_core.workbook.results import record_result
 
 CHAPTER = "13_evaluating_the_search"
@@ -203,9 +203,7 @@ def policy(space: Space, score: Callable, seed: int, trainings: int, batch: int 
         log_prob = torch.stack(
             [sum(z.log_softmax(0)[o] for z, o in zip(logits, c, strict=True)) for c in drawn]
         )
-        optimizer.zero_grad()
-        (-(advantage * log_prob).mean()).backward()
-        optimizer.step()
+        descend(-(advantage * log_prob).mean(), optimizer)
     return best[1]
 
 

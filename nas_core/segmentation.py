@@ -28,9 +28,15 @@ from torch.nn.functional import cross_entropy, logsigmoid, max_pool2d
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas_core.search.reinforce import policy_loss
-from nas_core.supernet.modules import evaluating
-from nas_core.training import LoopResult, Splits, TensorData, TrainConfig, train_classifier
-from nas_core.training.supervised import descend
+from nas_core.training import (
+    LoopResult,
+    Splits,
+    TensorData,
+    TrainConfig,
+    descend,
+    eval_mode,
+    train_classifier,
+)
 
 MakeBlock = Callable[[int, int], nn.Sequential]  # (channels in, channels out)
 
@@ -282,7 +288,7 @@ def segmenter(name: str, incoming: int, classes: int, **options: Any) -> Recurre
 def count_macs(net: RecurrentUNet, height: int, width: int, iterations: int | None = None) -> int:
     """Multiply-adds of the convolutions, for one image and all iterations."""
     x = next(net.parameters()).new_zeros(1, net.incoming, height, width)
-    with evaluating(net), FlopCounterMode(display=False) as counter:
+    with eval_mode(net), FlopCounterMode(display=False) as counter:
         net(x, iterations)
     return counter.get_total_flops() // 2
 
@@ -462,7 +468,7 @@ def measure(
         data: measured without augmentation.
     """
     batches = data.plain().batches(batch_size, seed=0, shuffle=False)
-    with evaluating(predict) if isinstance(predict, nn.Module) else nullcontext():
+    with eval_mode(predict) if isinstance(predict, nn.Module) else nullcontext():
         parts = [(predict(x).float(), y) for x, y in batches]
     logits = torch.cat([part for part, _ in parts], 1)  # [T, N, K, H, W]
     y, rows = torch.cat([part for _, part in parts]), []

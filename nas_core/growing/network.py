@@ -15,7 +15,7 @@ from torch.nn.functional import avg_pool2d, cross_entropy, max_pool2d
 
 from nas_core.growing.pruning import draw, weights
 from nas_core.spaces.layers import conv_bn
-from nas_core.training import TensorData
+from nas_core.training import TensorData, eval_mode
 
 POOLED = 4  # side of the maps that a classifier reads
 
@@ -292,11 +292,9 @@ def exit_curve(
 @torch.no_grad()
 def all_exits(net: Any, data: TensorData, batch_size: int = 512) -> tuple[Tensor, Tensor]:
     """Logits `[exits, N, K]` and targets `[N]` of all of `data`, in order, in evaluation mode."""
-    mode = net.training
-    net.eval()
     batches = list(data.plain().batches(batch_size, seed=0, shuffle=False))
-    logits = torch.cat([net.exits(x).float() for x, _ in batches], 1)
-    net.train(mode)
+    with eval_mode(net):
+        logits = torch.cat([net.exits(x).float() for x, _ in batches], 1)
     return logits, torch.cat([y for _, y in batches])
 
 

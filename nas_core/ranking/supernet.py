@@ -91,7 +91,7 @@ def train_supernet(
     total, history, number = config.epochs * per_epoch, [], 0
     for epoch in range(config.epochs):
         net.train()
-        summed = 0.0
+        losses: list[Tensor] = []  # stay on the device: no step waits for it
         batches = data.batches(config.batch_size, seed=config.seed, epoch=epoch, drop_last=True)
         for x, y in batches:
             set_lr(optimizer, cosine_lr(config.lr, number, total))
@@ -100,12 +100,12 @@ def train_supernet(
             for mask in masks:  # one graph at a time: memory does not grow with the paths
                 loss = F.cross_entropy(net(x, mask), y) / len(masks)
                 loss.backward()
-                summed += loss.item()
+                losses.append(loss.detach())
             if penalty and (term := penalty(net, Step(number, total, masks, x, y))) is not None:
                 term.backward()
             optimizer.step()
             number += 1
-        history.append(summed / per_epoch)
+        history.append(sum(torch.stack(losses).tolist()) / per_epoch)
         if not history[-1] < float("inf"):
             raise FloatingPointError(f"the loss is {history[-1]} in epoch {epoch}; lower lr")
         if after_epoch is not None:
@@ -181,10 +181,8 @@ def shared_scores(
     size = len(data) if batch_size is None else batch_size
     batches = list(data.batches(size, seed=0, shuffle=False))
     with _normalizing(net, by_batch=statistics == "batch"):
-        right = [
-            sum(int((net(x, mask).argmax(1) == y).sum()) for x, y in batches) for mask in masks
-        ]
-    return torch.tensor(right, dtype=torch.float64) / len(data)
+        right = [sum((net(x, mask).argmax(1) == y).sum() for x, y in batches) for mask in masks]
+    return torch.tensor([int(count) for count in right], dtype=torch.float64) / len(data)
 
 
 @contextmanager

@@ -60,6 +60,8 @@ class ArchView(View):
         mask: bool `[E]`, the edges switched on at first; by default those of the frame.
         probabilities: `[E]`, when there is one state only.
         frames: `[T, E]` probabilities (epochs of a search) or bool masks (steps, tasks).
+        modes: bool `[T, E]`, what is on in each frame; by default its most probable architecture.
+            For frames that are shares or weights rather than probabilities.
         frame: number of the frame shown first; by default the last.
         frame_label, frame_names: what a frame is ("epoch"), or a text for each.
         cost: any cost (pruned bool `[B, E]` → `[B]`); the budget is in its unit.
@@ -77,7 +79,7 @@ class ArchView(View):
 
     def __init__(
         self, space: Any, *, mask: Any = None, probabilities: Any = None, frames: Any = None,
-        frame: int | None = None, frame_label: str = "epoch",
+        modes: Any = None, frame: int | None = None, frame_label: str = "epoch",
         frame_names: Sequence[str] | None = None, cost: Callable[[Tensor], Tensor] | None = None,
         budget: float | None = None, sampler: Any = None, title: str = "",
         points: dict[str, Any] | None = None,
@@ -92,7 +94,11 @@ class ArchView(View):
         self.frames, self.probable = self._read_frames(frames, probabilities, mask)  # [T, E]
         if frame_names is not None and len(frame_names) != len(self.frames):
             raise ValueError(f"{len(frame_names)} frame_names for {len(self.frames)} frames")
-        self._modes, self._generator = self._frame_masks(), torch.Generator().manual_seed(0)
+        if modes is None:
+            modes = self._frame_masks()
+        elif tuple(modes.shape) != tuple(self.frames.shape):
+            raise ValueError(f"modes are {list(modes.shape)}, frames {list(self.frames.shape)}")
+        self._modes, self._generator = modes.bool(), torch.Generator().manual_seed(0)
         self._spec = self._make_spec()
         # set before the widget opens, so that its first state is complete
         self.frame = len(self.frames) - 1 if frame is None else frame

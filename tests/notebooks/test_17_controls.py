@@ -11,7 +11,7 @@ from nas_core import growing
 from nas_core.data import average_pool, load
 from nas_core.growing import GrowConfig, GrowingNetwork, Plan, Schedule
 from nas_core.workbook import Book, checks, notebooks
-from tests.notebooks.book import claimed, each_mistake, exercises, separates
+from tests.notebooks.book import claimed, control_tests, exercises
 
 BANDS = claimed("17")
 PLAN = Plan(width=8, cells=(1, 1, 1, 1), dense=False, size=16, stem_pool=2)
@@ -178,14 +178,7 @@ CONTROLS = {
 }
 
 
-def test_every_band_has_a_control():
-    assert set(CONTROLS) == set(BANDS)
-
-
-@each_mistake(CONTROLS)
-def test_the_band_rejects_the_mistake(name, mistake):
-    value = float(CONTROLS[name][mistake]())
-    assert separates(BANDS[name], value), f"{BANDS[name]} does not reject {value:.4g}"
+test_every_band_has_a_control, test_the_band_rejects_the_mistake = control_tests(BANDS, CONTROLS)
 
 
 # ------------------------------------------------------------------------------------ exercises

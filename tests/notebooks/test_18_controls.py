@@ -12,7 +12,7 @@ from nas_core.data import load, reference
 from nas_core.growing import GrowConfig, GrowingNetwork, Plan, Schedule, pruning
 from nas_core.supernet import count_macs
 from nas_core.workbook import checks
-from tests.notebooks.book import claimed, each_mistake, exercises, separates
+from tests.notebooks.book import claimed, control_tests, exercises
 
 BANDS = claimed("18")
 PLAN = Plan(width=8, cells=(1, 1, 1, 1), dense=False, in_channels=1, size=8)
@@ -120,14 +120,7 @@ CONTROLS = {
 }
 
 
-def test_every_band_has_a_control():
-    assert set(CONTROLS) == set(BANDS)
-
-
-@each_mistake(CONTROLS)
-def test_the_band_rejects_the_mistake(name, mistake):
-    value = float(CONTROLS[name][mistake]())
-    assert separates(BANDS[name], value), f"{BANDS[name]} does not reject {value:.4g}"
+test_every_band_has_a_control, test_the_band_rejects_the_mistake = control_tests(BANDS, CONTROLS)
 
 
 # ------------------------------------------------------------------------------------ exercises

@@ -279,3 +279,16 @@ def test_fallback_without_anywidget_has_the_same_interface():
         env={**os.environ, "PYTHONPATH": "."},
     )  # fmt: skip
     assert done.stdout.strip() == "same interface", done.stderr
+
+
+def test_modes_say_what_is_on_where_frames_are_shares():
+    """Shares of kept weights are no probabilities: an edge with a tenth of them is there."""
+    graph = residual_chain(2)
+    shares = torch.tensor([[0.1, 0.0, 0.3, 0.2], [0.4, 0.2, 0.1, 0.3]])
+    assert not ArchView(graph, frames=shares).mask.any()
+    view = ArchView(graph, frames=shares, modes=shares > 0, frame=0)
+    assert view.mask.tolist() == [True, False, True, True]
+    view.frame = 1
+    assert view.mask.all()
+    with pytest.raises(ValueError, match=r"modes are \[1, 4\], frames \[2, 4\]"):
+        ArchView(graph, frames=shares, modes=shares[:1] > 0)
